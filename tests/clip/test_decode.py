@@ -1,0 +1,284 @@
+import io
+from itertools import accumulate
+
+import av
+import numpy as np
+import pytest
+
+from clip import ClipSpec, Limits, read_clip, sample_clip
+from clip.errors import (
+    DecodeError,
+    DecodeTimeoutError,
+    EncryptedVideoError,
+    NoVideoStreamError,
+    TooLongError,
+    TooManyPixelsError,
+    TooManyStreamsError,
+    UnknownContainerError,
+    UnsupportedCodecError,
+)
+from clip.sampling import part_middles
+from clip.tensor import to_rgb
+from tests.drawing import Drawing, read_numbers, set_display_matrix
+
+X265 = {"x265-params": "log-level=none"}
+FORMATS = {
+    "xvid-avi": Drawing(".avi", "mpeg4", codec_tag="XVID", options={"bf": "2", "b": "1000000"}),
+    "h264-mp4": Drawing(options={"bf": "3", "g": "12"}),
+    "h264-open-gop-mkv": Drawing(".mkv", options={"bf": "3", "x264-params": "open-gop=1:keyint=9"}),
+    "h264-ts": Drawing(".ts", options={"bf": "2", "g": "10"}),
+    "h264-mov": Drawing(".mov"),
+    "h264-10-bit-mp4": Drawing(pix_fmt="yuv420p10le"),
+    "h264-444-mp4": Drawing(pix_fmt="yuv444p"),
+    "vp9-webm": Drawing(".webm", "libvpx-vp9", options={"b": "400000"}),
+    "vp8-webm": Drawing(".webm", "libvpx", options={"b": "800000"}),
+    "hevc-mp4": Drawing(".mp4", "libx265", options=X265),
+    "hevc-mkv": Drawing(".mkv", "libx265", options=X265),
+    "av1-mkv": Drawing(".mkv", "libsvtav1", options={"preset": "10", "crf": "30"}),
+    "mjpeg-avi": Drawing(".avi", "mjpeg", pix_fmt="yuvj420p"),
+    "mpeg2-mpeg": Drawing(".mpg", "mpeg2video", options={"b": "2000000"}),
+    "mpeg4-mp4": Drawing(".mp4", "mpeg4", options={"bf": "2", "b": "1000000"}),
+    "7-frames": Drawing(frames=7),
+    "1-frame": Drawing(frames=1),
+    "one-key-frame": Drawing(frames=90, options={"g": "1000", "keyint_min": "1000", "bf": "3"}),
+    "60-frames-a-second": Drawing(frames=130, rate=60, options={"g": "15"}),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_golden_tensor_comes_out_of_every_format(name, tmp_path):
+    drawing = FORMATS[name]
+    sampled = sample_clip(drawing.write(tmp_path / "clip"))
+    indices = part_middles(range(drawing.frames), 20)
+    numbers = list(drawing.numbers())
+    assert read_numbers(sampled.frames) == [numbers[index] for index in indices]
+    error = np.abs(sampled.frames - drawing.golden_tensor(indices))
+    assert error.mean() < 3  # the codec's own loss on these hard edges
+    assert sampled.info.frames_found == drawing.frames
+    wanted_times = [index / drawing.rate for index in indices]
+    assert sampled.info.timestamps_s == pytest.approx(wanted_times, abs=0.0011)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_sampled_frames_are_those_of_a_full_sequential_decode(name, tmp_path):
+    path = FORMATS[name].write(tmp_path / "clip")
+    with av.open(str(path)) as container:
+        decoded = [to_rgb(frame, 64, 64) for frame in container.decode(video=0)]
+    wanted = np.stack([decoded[index] for index in part_middles(range(len(decoded)), 20)])
+    np.testing.assert_array_equal(read_clip(path), wanted)
+
+
+def test_the_info_tells_what_was_found(tmp_path):
+    info = sample_clip(FORMATS["h264-mp4"].write(tmp_path / "clip")).info
+    assert (info.container, info.codec) == ("mp4", "h264")
+    assert (info.width, info.height) == (160, 120)
+    assert info.duration_s == pytest.approx(2.0)
+    assert len(info.timestamps_s) == 20
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_f38_variable_frame_rate_is_sampled_by_time(suffix, tmp_path):
+    # Ten quick frames, a long pause, ten slow ones.
+    gaps = [40] * 10 + [2000] + [200] * 9
+    times = [0, *accumulate(gaps)][: len(gaps)]
+    drawing = Drawing(suffix, frames=len(times), times_ms=times)
+    sampled = sample_clip(drawing.write(tmp_path / "clip"), ClipSpec(frames=8))
+    assert read_numbers(sampled.frames) == [index + 1 for index in part_middles(times, 8)]
+    assert read_numbers(sampled.frames)[1:4] == [11, 11, 11]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "upright"),
+    [
+        pytest.param((1, 0, 0, 1), lambda p: p, id="0"),
+        pytest.param((0, 1, -1, 0), lambda p: np.rot90(p, -1), id="90-clockwise"),
+        pytest.param((-1, 0, 0, -1), lambda p: np.rot90(p, 2), id="180"),
+        pytest.param((0, -1, 1, 0), lambda p: np.rot90(p, 1), id="90-anticlockwise"),
+        pytest.param((-1, 0, 0, 1), lambda p: p[:, ::-1], id="mirrored"),
+        pytest.param((1, 0, 0, -1), lambda p: p[::-1], id="upside-down"),
+        pytest.param((0, 1, 1, 0), lambda p: p.transpose(1, 0, 2), id="transposed"),
+    ],
+)
+def test_f39_rotated_and_mirrored_clips_are_turned_upright(matrix, upright, tmp_path):
+    drawing = Drawing(frames=6)
+    path = drawing.write(tmp_path / "clip")
+    set_display_matrix(path, matrix)
+    sampled = sample_clip(path, ClipSpec(frames=6, height=48, width=80))
+    turned = matrix[0] == 0
+    assert (sampled.info.width, sampled.info.height) == ((120, 160) if turned else (160, 120))
+    stored_size = (80, 48) if turned else (48, 80)
+    golden = drawing.golden_tensor(range(6), *stored_size)
+    error = np.abs(sampled.frames - np.stack([upright(picture) for picture in golden]))
+    assert error.mean() < 3
+
+
+@pytest.mark.parametrize("frames", [5, 10, 30, 40])
+def test_other_frame_counts_work(frames, tmp_path):
+    path = FORMATS["h264-mp4"].write(tmp_path / "clip")
+    tensor = read_clip(path, ClipSpec(frames=frames))
+    assert read_numbers(tensor) == [index + 1 for index in part_middles(range(50), frames)]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 19, 20, 21])
+def test_f34_short_clips_repeat_by_rounding(frames, tmp_path):
+    path = Drawing(frames=frames).write(tmp_path / "clip")
+    assert read_numbers(read_clip(path)) == [
+        (2 * part + 1) * frames // 40 + 1 for part in range(20)
+    ]
+
+
+def test_a_file_object_is_read_like_a_path_and_stays_open(tmp_path):
+    path = FORMATS["h264-mp4"].write(tmp_path / "clip")
+    with path.open("rb") as file:
+        file.seek(100)
+        np.testing.assert_array_equal(read_clip(file), read_clip(path))
+        assert not file.closed
+    np.testing.assert_array_equal(read_clip(io.BytesIO(path.read_bytes())), read_clip(path))
+
+
+def test_f13_the_files_name_does_not_matter(tmp_path):
+    path = FORMATS["h264-mp4"].write(tmp_path / "clip")
+    wanted = read_clip(path)
+    for name in ("clip.m3u8", "img%03d.png", "concat:a|b", "-i", "clip"):
+        np.testing.assert_array_equal(read_clip(path.rename(tmp_path / name)), wanted)
+        path = tmp_path / name
+
+
+def test_f29_a_clip_cut_off_gives_what_decodes(tmp_path):
+    path = Drawing(options={"bf": "2"}, container_options={"movflags": "faststart"}).write(
+        tmp_path / "clip"
+    )
+    whole = path.read_bytes()
+    index_end = whole.index(b"mdat")
+    for share in (0.9, 0.5):
+        path.write_bytes(whole[: index_end + int((len(whole) - index_end) * share)])
+        sampled = sample_clip(path)
+        assert 1 < sampled.info.frames_found < 50
+        numbers = read_numbers(sampled.frames)
+        assert numbers == sorted(numbers)
+        assert numbers[-1] <= sampled.info.frames_found
+
+
+def test_damage_in_the_middle_gives_the_frames_of_a_sequential_decode(tmp_path):
+    path = Drawing(frames=60, options={"g": "10"}).write(tmp_path / "clip")
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        spoiled = packets[25]
+        start, size = spoiled.pos, spoiled.size
+    data = bytearray(path.read_bytes())
+    data[start : start + size] = b"\xff" * size
+    path.write_bytes(data)
+    sampled = sample_clip(path)
+    assert 50 <= sampled.info.frames_found < 60
+    assert sampled.frames.shape == (20, 64, 64, 3)
+
+
+def test_f28_a_clip_without_its_index_is_refused(tmp_path):
+    path = Drawing().write(tmp_path / "clip")
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], whole[:32]):
+        with pytest.raises(DecodeError):
+            read_clip(io.BytesIO(data))
+
+
+def write_audio(path):
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate = 44100
+        output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return path
+
+
+def test_f31_audio_alone_is_refused(tmp_path):
+    with pytest.raises(NoVideoStreamError):
+        read_clip(write_audio(tmp_path / "song.mp4"))
+
+
+@pytest.mark.parametrize("codec", ["jpeg2000", "png", "magicyuv"])
+def test_f45_a_codec_off_the_list_is_refused(codec, tmp_path):
+    pix_fmt = {"jpeg2000": "yuv420p", "png": "rgb24", "magicyuv": "gbrp"}[codec]
+    path = Drawing(".avi", codec, frames=3, pix_fmt=pix_fmt).write(tmp_path / "clip")
+    with pytest.raises(UnsupportedCodecError, match=codec):
+        read_clip(path)
+
+
+def test_f46_an_encrypted_clip_is_refused(tmp_path):
+    key = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "0" * 32}
+    drawing = Drawing(container_options={**key, "encryption_kid": "1" * 32})
+    with pytest.raises(EncryptedVideoError):
+        read_clip(drawing.write(tmp_path / "clip"))
+
+
+def test_f42_a_picture_above_the_limit_is_refused(tmp_path):
+    path = Drawing(frames=2).write(tmp_path / "clip")
+    assert read_clip(path, limits=Limits(max_pixels=160 * 120)).any()
+    with pytest.raises(TooManyPixelsError, match="160x120"):
+        read_clip(path, limits=Limits(max_pixels=160 * 120 - 1))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".ts", "mpeg2video"), (".avi", "mpeg4"), (".webm", "libvpx-vp9")]
+)
+def test_f42_a_picture_that_stops_the_probing_is_still_told_from_damage(suffix, codec, tmp_path):
+    path = Drawing(suffix, codec, frames=3, height=480, width=640).write(tmp_path / "clip")
+    with pytest.raises(TooManyPixelsError, match="640x480"):
+        read_clip(path, limits=Limits(max_pixels=100 * 100))
+
+
+def test_f42_a_header_that_understates_the_size_hides_nothing(tmp_path):
+    path = Drawing(".mkv", frames=4, height=480, width=640).write(tmp_path / "clip")
+    data = path.read_bytes()
+    # PixelWidth (B0) and PixelHeight (BA), two bytes each.
+    small = data.replace(b"\xb0\x82\x02\x80\xba\x82\x01\xe0", b"\xb0\x82\x00\x40\xba\x82\x00\x30")
+    assert small != data
+    with pytest.raises((TooManyPixelsError, DecodeError)):
+        read_clip(io.BytesIO(small), limits=Limits(max_pixels=320 * 240))
+
+
+def test_f44_a_clip_that_is_too_long_is_refused(tmp_path):
+    path = Drawing(frames=50).write(tmp_path / "clip")
+    with pytest.raises(TooLongError, match="49 frames"):
+        read_clip(path, limits=Limits(max_frames=49))
+    with pytest.raises(TooLongError, match="2 s"):
+        read_clip(path, limits=Limits(max_duration_s=1.9))
+    with pytest.raises(TooLongError, match="bytes"):
+        read_clip(path, limits=Limits(max_stream_bytes=1000))
+
+
+def test_f33_too_many_streams_are_refused(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as output:
+        streams = [output.add_stream("mpeg4", rate=25) for _ in range(4)]
+        for stream in streams:
+            stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for stream in streams:
+            output.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+            output.mux(stream.encode(None))
+    assert read_clip(path).shape == (20, 64, 64, 3)
+    with pytest.raises(TooManyStreamsError):
+        read_clip(path, limits=Limits(max_streams=3))
+
+
+def test_a_time_limit_ends_the_decoding(tmp_path):
+    path = Drawing().write(tmp_path / "clip")
+    with pytest.raises(DecodeTimeoutError):
+        read_clip(path, limits=Limits(timeout_s=0.0))
+
+
+def test_messages_never_show_the_path(tmp_path):
+    path = tmp_path / "secret-name.mp4"
+    path.write_bytes(b"\0\0\0\x20ftypisom" + b"\0" * 300)
+    with pytest.raises(DecodeError) as caught:
+        read_clip(path)
+    assert "secret" not in str(caught.value)
+    path.write_bytes(b"hello")
+    with pytest.raises(UnknownContainerError) as refused:
+        read_clip(path)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_clip(tmp_path / "none.mp4")
