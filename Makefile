@@ -7,10 +7,13 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help test unit lint types imports format benchmarks clean
+.PHONY: help serve test unit lint types imports format benchmarks clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.service ## Start the service with the shipped models on http://127.0.0.1:8000
+	$(BIN)/python -m service
 
 test: lint types imports unit ## Install what the tests need, run every check and test
 

@@ -1,0 +1,46 @@
+"""create_app(): puts the parts of the service together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service.descriptions import complete_document, describe_app
+from service.errors import install_error_handlers
+from service.middleware import RequestMiddleware
+from service.routes import router
+from service.runtime import Collaborators, Runtime
+from service.settings import Settings
+
+_DEFAULTS = Collaborators()
+
+
+def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> FastAPI:
+    """Build the ASGI app; it lives once, from its lifespan's start to its end.
+
+    The models load in the background: the app answers /health/live at once, and what needs them
+    with 503 until they are there. If they cannot be loaded it stays up, not ready: to end the
+    process is for the caller, whom `collaborators.on_failure` tells.
+
+    Returns:
+        The app; its Runtime is `app.state.runtime`.
+    """
+    runtime = Runtime(settings, collaborators)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime.start()
+        try:
+            yield
+        finally:
+            await runtime.stop()
+
+    app = FastAPI(lifespan=lifespan, redoc_url=None, **describe_app())
+    app.state.runtime = runtime
+    app.add_middleware(RequestMiddleware, metrics=runtime.metrics)
+    install_error_handlers(app)
+    app.include_router(router)
+    complete_document(app)
+    return app

@@ -1,0 +1,173 @@
+"""MicroBatcher: clips that queued while the model ran become its next batch.
+
+There is no timer: an idle model starts on the first clip at once, a busy one finds a batch waiting.
+All state belongs to the event loop; only the model runs elsewhere, in the batcher's one runner
+thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import InferenceError, OverloadedError, ServiceError, StoppingError
+
+logger: Final = logging.getLogger(__name__)
+
+Frames: TypeAlias = npt.NDArray[np.uint8]
+Probabilities: TypeAlias = npt.NDArray[np.float32]
+#: What a run gives for one clip: its probabilities, or why there are none.
+Outcome: TypeAlias = Probabilities | ServiceError
+#: uint8 (N, frames, height, width, 3) -> N outcomes; may raise if the batch failed as a whole.
+RunBatch: TypeAlias = Callable[[Frames], Sequence[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
+    """One clip's result.
+
+    Attributes:
+        probabilities: float32 (classes,).
+        queue_s: seconds from submit() to the start of the run.
+        infer_s: seconds of the run, which the whole batch shared.
+    """
+
+    probabilities: Probabilities
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    frames: Frames
+    answer: asyncio.Future[BatchAnswer]
+    submitted_s: float = field(default_factory=time.monotonic)
+
+
+class MicroBatcher:
+    """Batches for one model, in one event loop: start(), then submit() at will, then close()."""
+
+    def __init__(
+        self,
+        run: RunBatch,
+        *,
+        name: str,
+        max_batch_size: int,
+        max_queued: int,
+        observe_batch: Callable[[int], None] = lambda clips: None,
+    ) -> None:
+        self._run = run
+        self._name = name
+        self._max_batch_size = max_batch_size
+        self._max_queued = max_queued
+        self._observe_batch = observe_batch
+        self._queue: deque[_Entry] = deque()
+        self._work_arrived = asyncio.Event()
+        self._closing = False
+        self._runner = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{name}")
+        self._loop_task: asyncio.Task[None] | None = None
+
+    @property
+    def queued(self) -> int:
+        """Clips waiting for a run; one that its client gave up counts until it is dropped."""
+        return len(self._queue)
+
+    def start(self) -> None:
+        """Begin to work, in the running event loop."""
+        self._loop_task = asyncio.create_task(self._work(), name=f"batcher-{self._name}")
+
+    async def submit(self, frames: Frames) -> BatchAnswer:
+        """Classify one clip, uint8 (frames, height, width, 3), together with what else is waiting.
+
+        A caller that is cancelled is dropped when the next batch is formed; the others of a batch
+        that already runs are answered all the same.
+
+        Raises:
+            OverloadedError: the queue is full.
+            StoppingError: close() has been called.
+            InferenceError, ModelOutputError: this clip failed, alone.
+        """
+        if self._closing:
+            raise StoppingError("The service is stopping.")
+        if len(self._queue) >= self._max_queued:
+            raise OverloadedError(
+                "The model has as many clips as it can take: try again later.",
+                headers={"Retry-After": "1"},
+            )
+        entry = _Entry(frames, asyncio.get_running_loop().create_future())
+        self._queue.append(entry)
+        self._work_arrived.set()
+        return await entry.answer
+
+    async def close(self) -> None:
+        """Refuse new clips, answer those that wait, then end the runner thread."""
+        self._closing = True
+        self._work_arrived.set()
+        if self._loop_task is not None:
+            await self._loop_task
+        await asyncio.to_thread(self._runner.shutdown)
+
+    async def _work(self) -> None:
+        while True:
+            batch = self._take_batch()
+            if batch:
+                await self._answer(batch)
+            elif self._closing:
+                return
+            else:
+                self._work_arrived.clear()
+                await self._work_arrived.wait()
+
+    def _take_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        while self._queue and len(batch) < self._max_batch_size:
+            entry = self._queue.popleft()
+            if not entry.answer.done():  # done means cancelled: its client has gone
+                batch.append(entry)
+        return batch
+
+    async def _answer(self, batch: list[_Entry]) -> None:
+        loop = asyncio.get_running_loop()
+        started_s = time.monotonic()
+        outcomes: Sequence[Outcome]
+        try:
+            outcomes = await loop.run_in_executor(self._runner, self._run_rows, batch)
+        except asyncio.CancelledError:
+            for entry in batch:
+                entry.answer.cancel()
+            raise
+        infer_s = time.monotonic() - started_s
+        self._observe_batch(len(batch))
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            if entry.answer.done():
+                continue
+            if isinstance(outcome, ServiceError):
+                entry.answer.set_exception(outcome)
+            else:
+                queue_s = started_s - entry.submitted_s
+                entry.answer.set_result(BatchAnswer(outcome, queue_s, infer_s))
+
+    def _run_rows(self, batch: Sequence[_Entry]) -> Sequence[Outcome]:
+        """Run the batch; if that fails, each clip by itself, so that only the one at fault fails.
+
+        Runs in the runner thread. Never raises: the batcher outlives whatever a model does.
+        """
+        try:
+            outcomes = self._run(np.stack([entry.frames for entry in batch]))
+            if len(outcomes) == len(batch):
+                return outcomes
+            logger.error("%s: %d outcomes for %d clips", self._name, len(outcomes), len(batch))
+        except Exception:
+            logger.exception("%s: a batch of %d failed", self._name, len(batch))
+        if len(batch) == 1:
+            return [InferenceError("The model failed on this clip.")]
+        return [outcome for entry in batch for outcome in self._run_rows([entry])]

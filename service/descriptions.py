@@ -1,0 +1,101 @@
+"""What OpenAPI says beyond what FastAPI finds out by itself: the upload's body and the problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from itertools import groupby
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from service.errors import KINDS, MEDIA_TYPE, TYPE_PREFIX, ProblemKind
+from service.multipart import FILE_FIELD
+from service.schemas import ProblemReport
+
+_BINARY = {"type": "string", "format": "binary"}
+
+PREDICT_BODY: Final[dict[str, Any]] = {
+    "required": True,
+    "description": "MP4, MOV, WebM, Matroska, AVI, MPEG-TS or MPEG-PS, whatever its name.",
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FILE_FIELD],
+                "properties": {FILE_FIELD: _BINARY},
+            }
+        },
+        "video/*": {"schema": _BINARY},
+        "application/octet-stream": {"schema": _BINARY},
+    },
+}
+
+# The router's own: an address or method that is not in the document cannot be documented in it.
+_OUTSIDE_CODES = frozenset({"bad_request", "not_found", "method_not_allowed"})
+_CODES_BY_PATH: Final[Mapping[str, frozenset[str]]] = {
+    "/predict": frozenset(KINDS) - _OUTSIDE_CODES,
+    "/models": frozenset({"internal_error", "not_ready", "stopping"}),
+    "/health/live": frozenset({"internal_error"}),
+    "/health/ready": frozenset({"internal_error", "not_ready", "stopping"}),
+    "/metrics": frozenset({"internal_error"}),
+}
+
+
+def document_problems(path: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of an endpoint: for each status an example of every problem it may have."""
+    kinds = sorted(
+        (KINDS[code] for code in _CODES_BY_PATH[path]), key=lambda kind: (kind.status, kind.code)
+    )
+    return {
+        status: _document_status(list(group))
+        for status, group in groupby(kinds, key=lambda kind: kind.status)
+    }
+
+
+def describe_app() -> dict[str, Any]:
+    """What the document says about the whole: FastAPI's arguments."""
+    return {
+        "title": "Human activity recognition",
+        "summary": "A video file in, the probabilities of its activity classes out.",
+        "version": _find_version(),
+        "generate_unique_id_function": lambda route: route.name,
+    }
+
+
+def complete_document(app: FastAPI) -> None:
+    """Add to the app's OpenAPI document the schema that document_problems() refers to."""
+    app.openapi()["components"]["schemas"][ProblemReport.__name__] = (
+        ProblemReport.model_json_schema()
+    )
+
+
+def _document_status(kinds: list[ProblemKind]) -> dict[str, Any]:
+    return {
+        "description": "; ".join(kind.title for kind in kinds),
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"$ref": f"#/components/schemas/{ProblemReport.__name__}"},
+                "examples": {
+                    kind.code: {
+                        "value": {
+                            "type": TYPE_PREFIX + kind.code,
+                            "title": kind.title,
+                            "status": kind.status,
+                            "code": kind.code,
+                            "detail": "What exactly was wrong, in words.",
+                            "request_id": "5f0c6c3e0d0b4c8f9a1e2b3c4d5e6f70",
+                        }
+                    }
+                    for kind in kinds
+                },
+            }
+        },
+    }
+
+
+def _find_version() -> str:
+    try:
+        return version("har-service")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0"

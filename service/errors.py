@@ -1,0 +1,270 @@
+"""What can go wrong with a request, and the one place that turns it into an answer.
+
+    ServiceError                       code
+    ├── InvalidParameterError          invalid_parameter
+    ├── MissingFileError               missing_file
+    ├── TooManyPartsError              too_many_parts
+    ├── MalformedMultipartError        malformed_multipart
+    ├── UnknownModelError              unknown_model
+    ├── UploadTimeoutError             upload_timeout
+    ├── UploadTooLargeError            upload_too_large
+    ├── UnsupportedMediaTypeError      unsupported_media_type
+    ├── UnsupportedEncodingError       unsupported_encoding
+    ├── OverloadedError                overloaded
+    ├── ModelOutputError               model_output_invalid
+    ├── InferenceError                 inference_failed
+    ├── NotReadyError                  not_ready
+    ├── StoppingError                  stopping
+    ├── DeadlineError                  deadline_exceeded
+    └── SpoolFullError                 spool_full
+    ClientGoneError                    no answer: there is nobody to read it
+    clip.ClipError                     what is wrong with the video; codes of clip.errors
+
+Every answer is RFC 9457 problem+json. `KINDS` is the whole list of codes; docs/errors.md is held to
+it by a test. `detail` never holds a path, an address or the words of a library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from clip.errors import ClipError
+from service.context import get_context
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:har:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """One kind of refusal or failure: its stable code, HTTP status and title."""
+
+    code: str
+    status: int
+    title: str
+
+
+KINDS: Mapping[str, ProblemKind] = {
+    kind.code: kind
+    for kind in (
+        ProblemKind("bad_request", 400, "Request not understood"),
+        ProblemKind("invalid_parameter", 400, "Invalid query parameter"),
+        ProblemKind("missing_file", 400, "No file in the request"),
+        ProblemKind("empty_file", 400, "Empty file"),
+        ProblemKind("too_many_parts", 400, "Too many parts in the form"),
+        ProblemKind("malformed_multipart", 400, "Malformed multipart body"),
+        ProblemKind("not_found", 404, "No such address"),
+        ProblemKind("unknown_model", 404, "Unknown model"),
+        ProblemKind("method_not_allowed", 405, "Method not allowed"),
+        ProblemKind("upload_timeout", 408, "Upload too slow"),
+        ProblemKind("upload_too_large", 413, "Upload too large"),
+        ProblemKind("unsupported_media_type", 415, "Unsupported Content-Type"),
+        ProblemKind("unsupported_encoding", 415, "Unsupported Content-Encoding"),
+        ProblemKind("unknown_container", 415, "Not a known video container"),
+        ProblemKind("no_video_stream", 422, "No video in the file"),
+        ProblemKind("unsupported_codec", 422, "Unsupported video codec"),
+        ProblemKind("encrypted_video", 422, "Encrypted video"),
+        ProblemKind("decode_failed", 422, "Video cannot be decoded"),
+        ProblemKind("decode_timeout", 422, "Video takes too long to decode"),
+        ProblemKind("too_many_pixels", 422, "Picture too large"),
+        ProblemKind("too_long", 422, "Video too long"),
+        ProblemKind("too_many_streams", 422, "Too many streams in the file"),
+        ProblemKind("overloaded", 429, "Too many requests at once"),
+        ProblemKind("internal_error", 500, "Internal error"),
+        ProblemKind("model_output_invalid", 500, "Model gave an invalid answer"),
+        ProblemKind("inference_failed", 500, "Inference failed"),
+        ProblemKind("not_ready", 503, "Service not ready"),
+        ProblemKind("stopping", 503, "Service is stopping"),
+        ProblemKind("deadline_exceeded", 504, "Request took too long"),
+        ProblemKind("spool_full", 507, "No space for the upload"),
+    )
+}
+
+
+class ServiceError(Exception):
+    """A request that gets no answer but a problem; `detail` is shown to its sender."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.headers = dict(headers or {})
+
+
+class InvalidParameterError(ServiceError):
+    """A query parameter is unknown, repeated or out of range."""
+
+    code = "invalid_parameter"
+
+
+class MissingFileError(ServiceError):
+    """The request holds no file where one has to be."""
+
+    code = "missing_file"
+
+
+class TooManyPartsError(ServiceError):
+    """The form holds more than one file, or more fields than anyone needs."""
+
+    code = "too_many_parts"
+
+
+class MalformedMultipartError(ServiceError):
+    """The body is not the multipart/form-data that its header announces."""
+
+    code = "malformed_multipart"
+
+
+class UnknownModelError(ServiceError):
+    """No model of that name is served."""
+
+    code = "unknown_model"
+
+
+class UploadTimeoutError(ServiceError):
+    """The body did not arrive within the request's time."""
+
+    code = "upload_timeout"
+
+
+class UploadTooLargeError(ServiceError):
+    """The body is, or says it is, larger than allowed."""
+
+    code = "upload_too_large"
+
+
+class UnsupportedMediaTypeError(ServiceError):
+    """The body is of a Content-Type that the service does not read."""
+
+    code = "unsupported_media_type"
+
+
+class UnsupportedEncodingError(ServiceError):
+    """The body is compressed; the service never inflates one."""
+
+    code = "unsupported_encoding"
+
+
+class OverloadedError(ServiceError):
+    """Every place, working and waiting, is taken."""
+
+    code = "overloaded"
+
+
+class ModelOutputError(ServiceError):
+    """The model's output for this clip is not a probability distribution."""
+
+    code = "model_output_invalid"
+
+
+class InferenceError(ServiceError):
+    """The runtime failed on this clip."""
+
+    code = "inference_failed"
+
+
+class NotReadyError(ServiceError):
+    """The models are not all loaded and warmed yet, or one failed."""
+
+    code = "not_ready"
+
+
+class StoppingError(ServiceError):
+    """The service is on its way out and takes no new work."""
+
+    code = "stopping"
+
+
+class DeadlineError(ServiceError):
+    """The request's time ran out."""
+
+    code = "deadline_exceeded"
+
+
+class SpoolFullError(ServiceError):
+    """The upload could not be stored."""
+
+    code = "spool_full"
+
+
+class ClientGoneError(Exception):
+    """The client hung up before its answer: its work is dropped and nothing is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as its sender sees it."""
+
+    kind: ProblemKind
+    detail: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+#: What the framework refuses by itself, by its status.
+_ROUTING_PROBLEMS: Mapping[int, tuple[str, str]] = {
+    HTTPStatus.NOT_FOUND: ("not_found", "There is nothing here. See /docs."),
+    HTTPStatus.METHOD_NOT_ALLOWED: (
+        "method_not_allowed",
+        "This address does not take that method. See /docs.",
+    ),
+}
+_OTHER_ROUTING_PROBLEM = ("bad_request", "The request was not understood.")
+
+
+def describe_error(error: Exception) -> Problem:
+    """The problem to answer an exception with; what is not known here is an internal error."""
+    match error:
+        case ServiceError():
+            return Problem(KINDS[error.code], error.detail, error.headers)
+        case ClipError():
+            # A code that is not listed is a newer ClipError: it is still the video's fault.
+            return Problem(KINDS.get(error.code, KINDS["decode_failed"]), error.message)
+        case RequestValidationError():
+            names = sorted({str(fault["loc"][-1]) for fault in error.errors()})
+            return Problem(
+                KINDS["invalid_parameter"], f"Not a valid value: {', '.join(names)}. See /docs."
+            )
+        case HTTPException() if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            code, detail = _ROUTING_PROBLEMS.get(error.status_code, _OTHER_ROUTING_PROBLEM)
+            return Problem(KINDS[code], detail, error.headers or {})
+        case _:
+            detail = "Something went wrong here, not with the video."
+            return Problem(KINDS["internal_error"], detail)
+
+
+def render_problem(problem: Problem, request_id: str) -> Response:
+    """The problem+json answer."""
+    body = {
+        "type": TYPE_PREFIX + problem.kind.code,
+        "title": problem.kind.title,
+        "status": problem.kind.status,
+        "code": problem.kind.code,
+        "detail": problem.detail,
+        "request_id": request_id,
+    }
+    return JSONResponse(
+        body, status_code=problem.kind.status, headers=dict(problem.headers), media_type=MEDIA_TYPE
+    )
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Exception handler: answer the problem; note its code for the log line and the metrics."""
+    context = get_context(request)
+    problem = describe_error(error)
+    context.problem_code = problem.kind.code
+    return render_problem(problem, context.request_id)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Make every expected error a problem; unexpected ones are service.context's."""
+    for error_class in (ServiceError, ClipError, RequestValidationError, HTTPException):
+        app.add_exception_handler(error_class, answer_error)

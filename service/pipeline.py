@@ -1,0 +1,108 @@
+"""Pipeline: the path of one clip from a file to its Prediction. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import BinaryIO
+
+from clip import ClipInfo, ModelManifest
+from service.batching import MicroBatcher
+from service.deadline import Deadline
+from service.decoding import DecodePool
+from service.inference import OnnxModel
+from service.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says about a clip.
+
+    Attributes:
+        manifest: of the model.
+        probabilities: one for each of manifest.classes, in that order.
+        clip: what was found in the file and which frames were taken.
+        decode_s: seconds for decoding, the wait for a free decoder included.
+        queue_s: seconds in the model's queue.
+        infer_s: seconds of the run that the clip was in.
+    """
+
+    manifest: ModelManifest
+    probabilities: tuple[float, ...]
+    clip: ClipInfo
+    decode_s: float
+    queue_s: float
+    infer_s: float
+
+    def ranked(self) -> list[tuple[str, float]]:
+        """(class, probability), highest first; equal ones in the order of the classes."""
+        pairs = zip(self.manifest.classes, self.probabilities, strict=True)
+        return sorted(pairs, key=lambda pair: -pair[1])
+
+
+class Pipeline:
+    """Decoders and one batcher for each model. Belongs to one event loop."""
+
+    def __init__(
+        self, decoders: DecodePool, metrics: Metrics, *, max_batch_size: int, max_queued: int
+    ) -> None:
+        self._decoders = decoders
+        self._metrics = metrics
+        self._max_batch_size = max_batch_size
+        self._max_queued = max_queued
+        self._batchers: dict[OnnxModel, MicroBatcher] = {}
+
+    def start(self, models: Iterable[OnnxModel]) -> None:
+        """Make these models usable, in the running event loop."""
+        for model in models:
+            name = model.manifest.name
+            self._metrics.add_model(model.manifest, model.provider)
+            batcher = MicroBatcher(
+                model.run,
+                name=name,
+                max_batch_size=self._max_batch_size,
+                max_queued=self._max_queued,
+                observe_batch=partial(self._metrics.observe_batch, name),
+            )
+            batcher.start()
+            self._batchers[model] = batcher
+
+    async def classify(self, file: BinaryIO, model: OnnxModel, deadline: Deadline) -> Prediction:
+        """Decode the clip in `file` and classify it; may be cancelled at any moment.
+
+        Args:
+            file: an open file of the operating system, flushed.
+            model: one of those given to start().
+            deadline: by which the prediction has to be there.
+
+        Raises:
+            ClipError: the video cannot or must not be decoded.
+            ServiceError: the deadline passed, the queue is full, the model failed on this clip.
+        """
+        manifest = model.manifest
+        began_s = time.monotonic()
+        sampled = await self._decoders.decode(file, manifest.clip_spec, deadline)
+        decode_s = time.monotonic() - began_s
+        self._metrics.observe_stage("decode", manifest.name, decode_s)
+        async with deadline.enforce():
+            answer = await self._batchers[model].submit(sampled.frames)
+        self._metrics.observe_stage("queue", manifest.name, answer.queue_s)
+        self._metrics.observe_stage("infer", manifest.name, answer.infer_s)
+        prediction = Prediction(
+            manifest=manifest,
+            probabilities=tuple(answer.probabilities.tolist()),
+            clip=sampled.info,
+            decode_s=decode_s,
+            queue_s=answer.queue_s,
+            infer_s=answer.infer_s,
+        )
+        self._metrics.count_prediction(manifest.name, prediction.ranked()[0][0])
+        return prediction
+
+    async def close(self) -> None:
+        """Answer what is under way, then end the decoders and runner threads."""
+        await self._decoders.close()
+        for batcher in self._batchers.values():
+            await batcher.close()

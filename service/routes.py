@@ -1,0 +1,211 @@
+"""The endpoints: thin, because the work is elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.datastructures import QueryParams
+
+from service.context import UNKNOWN_MODEL, get_context
+from service.deadline import Deadline
+from service.descriptions import PREDICT_BODY, document_problems
+from service.disconnect import read_chunks, run_unless_gone
+from service.errors import InvalidParameterError, UnknownModelError
+from service.inference import OnnxModel
+from service.pipeline import Prediction
+from service.registry import ModelRegistry
+from service.runtime import Runtime
+from service.schemas import (
+    ClipReport,
+    HealthReport,
+    ModelReport,
+    ModelsReport,
+    PredictionReport,
+    Timings,
+)
+from service.upload import check_headers, receive_upload
+
+router = APIRouter()
+
+MAX_TOP_K = 1000
+_PREDICT_PARAMETERS = ("model", "top_k")
+
+
+def get_runtime(request: Request) -> Runtime:
+    """The app's runtime, which create_app() put there."""
+    return cast(Runtime, request.app.state.runtime)
+
+
+RuntimeDependency = Annotated[Runtime, Depends(get_runtime)]
+
+
+@router.post(
+    "/predict",
+    summary="Classify the activity in a video",
+    response_description="The clip's classes, what was found in the file, and where the time went.",
+    responses=document_problems("/predict"),
+    openapi_extra={"requestBody": PREDICT_BODY},
+)
+async def predict(
+    request: Request,
+    runtime: RuntimeDependency,
+    model: Annotated[
+        str | None,
+        Query(description="A name from /models; without it the default one.", examples=["lrcn"]),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        Query(ge=1, le=MAX_TOP_K, description="How many classes to return; without it all."),
+    ] = None,
+) -> PredictionReport:
+    """Send the video as the field `file` of a form, or as the body itself.
+
+    Everything that the headers tell (the model's name, the size, the kind of body) is checked
+    before the first byte of the body is read.
+    """
+    context = get_context(request)
+    settings = runtime.settings
+    registry = runtime.registry
+    context.model = UNKNOWN_MODEL
+    chosen = _choose_model(registry, model, request.query_params)
+    context.model = chosen.manifest.name
+    _check_parameters(request.query_params)
+    body_format = check_headers(request.headers, max_upload_bytes=settings.max_upload_bytes)
+    deadline = Deadline.after(settings.request_timeout_s, since_s=context.started_s)
+    async with runtime.admission.admit(deadline):
+        began_s = time.monotonic()
+        async with receive_upload(
+            read_chunks(request),
+            body_format,
+            runtime.spool,
+            max_upload_bytes=settings.max_upload_bytes,
+            deadline=deadline,
+        ) as upload:
+            receive_s = time.monotonic() - began_s
+            prediction = await run_unless_gone(
+                request, runtime.pipeline.classify(upload.file, chosen, deadline)
+            )
+    total_s = context.elapsed_s()
+    runtime.metrics.observe_stage("receive", context.model, receive_s)
+    runtime.metrics.observe_stage("total", context.model, total_s)
+    return _report_prediction(prediction, top_k, receive_s=receive_s, total_s=total_s)
+
+
+@router.get(
+    "/models",
+    summary="List the models",
+    response_description="The models, by name.",
+    responses=document_problems("/models"),
+)
+async def list_models(runtime: RuntimeDependency) -> ModelsReport:
+    """Every model that is served: its classes, its input, where it runs, how good it is."""
+    registry = runtime.registry
+    return ModelsReport(
+        models=[
+            ModelReport(
+                name=model.manifest.name,
+                version=model.manifest.version,
+                default=model.manifest.name == registry.default,
+                classes=list(model.manifest.classes),
+                clip_spec=model.manifest.clip_spec.to_dict(),
+                provider=model.provider,
+                sha256=model.manifest.sha256,
+                metrics=dict(model.manifest.metrics),
+            )
+            for model in registry
+        ]
+    )
+
+
+@router.get(
+    "/health/live",
+    summary="Is the process alive?",
+    response_description="It is.",
+    responses=document_problems("/health/live"),
+)
+async def report_alive() -> HealthReport:
+    """200 as long as the event loop turns. A failing answer means: restart it."""
+    return HealthReport(status="alive")
+
+
+@router.get(
+    "/health/ready",
+    summary="Can it classify?",
+    response_description="It can.",
+    responses=document_problems("/health/ready"),
+)
+async def report_ready(runtime: RuntimeDependency) -> HealthReport:
+    """200 once every model is loaded, verified and warmed, until the service is told to stop."""
+    _ = runtime.registry  # raises what the answer is when it is not ready
+    return HealthReport(status="ready")
+
+
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "Prometheus text, or OpenMetrics where the Accept header asks for it.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **document_problems("/metrics"),
+    },
+)
+async def expose_metrics(request: Request, runtime: RuntimeDependency) -> Response:
+    """What docs/metrics.md lists."""
+    text, content_type = runtime.metrics.render(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
+
+
+def _choose_model(registry: ModelRegistry, name: str | None, query: QueryParams) -> OnnxModel:
+    if len(query.getlist("model")) > 1:
+        raise UnknownModelError("Name one model, once.")
+    return registry.get(name)
+
+
+def _check_parameters(query: QueryParams) -> None:
+    """A misspelled parameter would silently mean the default: refuse it."""
+    names = [name for name, _ in query.multi_items()]
+    if len(set(names)) < len(names) or not set(names) <= set(_PREDICT_PARAMETERS):
+        raise InvalidParameterError(
+            f"Query parameters are {' and '.join(_PREDICT_PARAMETERS)}, each at most once."
+        )
+
+
+def _report_prediction(
+    prediction: Prediction, top_k: int | None, *, receive_s: float, total_s: float
+) -> PredictionReport:
+    ranked = prediction.ranked()
+    label, probability = ranked[0]
+    clip = prediction.clip
+    return PredictionReport(
+        model=prediction.manifest.name,
+        version=prediction.manifest.version,
+        label=label,
+        probability=probability,
+        probabilities=dict(ranked[:top_k]),
+        clip=ClipReport(
+            container=clip.container,
+            codec=clip.codec,
+            width=clip.width,
+            height=clip.height,
+            duration_s=clip.duration_s,
+            frames_found=clip.frames_found,
+            frames_sampled=len(clip.timestamps_s),
+            timestamps_s=list(clip.timestamps_s),
+        ),
+        timings_ms=Timings(
+            receive=_milliseconds(receive_s),
+            decode=_milliseconds(prediction.decode_s),
+            queue=_milliseconds(prediction.queue_s),
+            infer=_milliseconds(prediction.infer_s),
+            total=_milliseconds(total_s),
+        ),
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

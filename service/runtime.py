@@ -1,0 +1,145 @@
+"""Runtime: all that lives from the service's start to its end, and the phase it is in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from clip import Limits
+from service.admission import Admission
+from service.decoding import DecodePool
+from service.errors import NotReadyError, StoppingError
+from service.inference import ModelLoadError, SessionConfig
+from service.metrics import Metrics
+from service.pipeline import Pipeline
+from service.registry import ModelRegistry
+from service.settings import Settings, SettingsError
+from service.spool import Spool
+
+logger: Final = logging.getLogger(__name__)
+
+StartError = ModelLoadError | SettingsError
+
+
+class Phase(StrEnum):
+    """Where in its life the service is."""
+
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    STOPPING = "stopping"
+
+
+def load_models(settings: Settings) -> ModelRegistry:
+    """Load, verify and warm the models that the settings name. Raises ModelLoadError."""
+    return ModelRegistry.load(
+        settings.models_dir,
+        SessionConfig(device=settings.device, intra_op_threads=settings.intra_op_threads),
+        default_model=settings.default_model,
+        warm_up_batch_sizes=sorted({1, settings.max_batch_size}),
+    )
+
+
+def build_decoders(settings: Settings) -> DecodePool:
+    """The decoders that the settings ask for."""
+    limits = Limits(
+        max_pixels=settings.max_pixels,
+        max_frames=settings.max_frames,
+        max_duration_s=settings.max_duration_s,
+        # What is compressed cannot be larger than the file that holds it.
+        max_stream_bytes=settings.max_upload_bytes,
+        max_streams=settings.max_streams,
+    )
+    return DecodePool(workers=settings.decoders, limits=limits, timeout_s=settings.decode_timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Collaborators:
+    """What a Runtime is made of and whom it tells; a test passes its own.
+
+    Attributes:
+        load_models: called in a thread.
+        build_decoders: called once, before anything runs.
+        on_ready: called in the event loop when every model is loaded, verified and warmed.
+        on_failure: called in the event loop with the reason if that cannot be.
+    """
+
+    load_models: Callable[[Settings], ModelRegistry] = load_models
+    build_decoders: Callable[[Settings], DecodePool] = build_decoders
+    on_ready: Callable[[ModelRegistry], None] = lambda registry: None
+    on_failure: Callable[[Exception], None] = lambda error: None
+
+
+class Runtime:
+    """Holds the parts together. start() and stop() belong to one event loop."""
+
+    def __init__(self, settings: Settings, collaborators: Collaborators) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.spool = Spool(settings.spool_dir)
+        self.admission = Admission(
+            max_in_flight=settings.max_in_flight, max_waiting=settings.max_waiting
+        )
+        self.pipeline = Pipeline(
+            collaborators.build_decoders(settings),
+            self.metrics,
+            max_batch_size=settings.max_batch_size,
+            max_queued=settings.max_in_flight,
+        )
+        self.phase = Phase.STARTING
+        self._collaborators = collaborators
+        self._registry: ModelRegistry | None = None
+        self._loading: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to load the models; the service answers, but is not ready, in the meantime."""
+        self._loading = asyncio.create_task(self._load(), name="load-models")
+
+    @property
+    def registry(self) -> ModelRegistry:
+        """The served models.
+
+        Raises:
+            NotReadyError: they are not all loaded yet, or one failed.
+            StoppingError: the service takes no new work.
+        """
+        if self.phase is Phase.STOPPING:
+            raise StoppingError("The service is stopping.", headers={"Connection": "close"})
+        if self._registry is None:
+            raise NotReadyError("The models are not loaded.", headers={"Retry-After": "1"})
+        return self._registry
+
+    def begin_stop(self) -> None:
+        """Take no new work from now on; what is under way goes on."""
+        self.phase = Phase.STOPPING
+
+    async def stop(self) -> None:
+        """Finish what is under way and end every thread."""
+        self.begin_stop()
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
+        await self.pipeline.close()
+
+    async def _load(self) -> None:
+        try:
+            registry = await asyncio.to_thread(self._load_models)
+        except Exception as error:
+            self.phase = Phase.FAILED
+            if not isinstance(error, StartError):
+                logger.exception("the models cannot be loaded")
+            self._collaborators.on_failure(error)
+            return
+        self.pipeline.start(registry)
+        self._registry = registry
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.READY
+            self._collaborators.on_ready(registry)
+
+    def _load_models(self) -> ModelRegistry:
+        self.spool.prepare()
+        return self._collaborators.load_models(self.settings)

@@ -1,0 +1,98 @@
+"""The JSON that goes over the wire, as pydantic models; OpenAPI is made from them.
+
+Numbers are FiniteFloat: pydantic would write a NaN as null, with status 200.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+Probability = Annotated[FiniteFloat, Field(ge=0, le=1.001)]
+Milliseconds = Annotated[FiniteFloat, Field(ge=0)]
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClipReport(_Schema):
+    """What was found in the video and which frames were taken."""
+
+    container: str = Field(description="Found from the file's first bytes.", examples=["mp4"])
+    codec: str = Field(examples=["h264"])
+    width: int = Field(description="Pixels, as the picture is shown.", examples=[320])
+    height: int = Field(description="Pixels, as the picture is shown.", examples=[240])
+    duration_s: FiniteFloat = Field(examples=[7.2])
+    frames_found: int = Field(description="Frames that the video has.", examples=[180])
+    frames_sampled: int = Field(description="Frames that the model saw.", examples=[20])
+    timestamps_s: list[FiniteFloat] = Field(
+        description="When the sampled frames come on screen, in seconds after the first frame."
+    )
+
+
+class Timings(_Schema):
+    """Where the time went, in milliseconds."""
+
+    receive: Milliseconds = Field(description="Reading the upload.")
+    decode: Milliseconds = Field(description="Decoding, the wait for a free decoder included.")
+    queue: Milliseconds = Field(description="Waiting for the model's last batch to end.")
+    infer: Milliseconds = Field(description="The model's run, shared by the batch.")
+    total: Milliseconds = Field(description="From the request's headers to this answer.")
+
+
+class PredictionReport(_Schema):
+    """A clip's classes, most probable first."""
+
+    model: str = Field(examples=["lrcn"])
+    version: int = Field(examples=[1])
+    label: str = Field(description="The most probable class.", examples=["YoYo"])
+    probability: Probability = Field(description="Of that class.", examples=[0.93])
+    probabilities: dict[str, Probability] = Field(
+        description="Classes and their probabilities, highest first; all of them, or `top_k`.",
+        examples=[{"YoYo": 0.93, "Archery": 0.05}],
+    )
+    clip: ClipReport
+    timings_ms: Timings
+
+
+class ModelReport(_Schema):
+    """A model that is served."""
+
+    name: str = Field(examples=["lrcn"])
+    version: int = Field(examples=[1])
+    default: bool = Field(description="Whether it serves requests that name no model.")
+    classes: list[str] = Field(description="In the order of the model's output.")
+    clip_spec: dict[str, int | str] = Field(description="How a video becomes the model's input.")
+    provider: str = Field(
+        description="ONNX Runtime's execution provider that really runs it.",
+        examples=["CPUExecutionProvider"],
+    )
+    sha256: str = Field(description="Of model.onnx.")
+    metrics: dict[str, Any] = Field(
+        description="Figures measured when the model was made, per split."
+    )
+
+
+class ModelsReport(_Schema):
+    """Every model that is served."""
+
+    models: list[ModelReport]
+
+
+class HealthReport(_Schema):
+    """The service is well."""
+
+    status: Literal["alive", "ready"]
+
+
+class ProblemReport(_Schema):
+    """RFC 9457 problem: why there is no answer."""
+
+    type: str = Field(description="urn:har:problem:<code>")
+    title: str
+    status: int
+    code: str = Field(description="Stable, for machines; docs/errors.md lists all.")
+    detail: str = Field(description="For people.")
+    request_id: str = Field(description="Also in the X-Request-ID header and in the log.")

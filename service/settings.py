@@ -1,0 +1,114 @@
+"""Settings: every limit and option, read once from HAR_ variables and checked together.
+
+docs/settings.md says what each is for; a test holds it to this module.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "HAR_"
+
+Device = Literal["auto", "cpu", "cuda"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+_CHECKOUT = Path(__file__).resolve().parent.parent
+_CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEBIBYTE = 1024 * 1024
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message has one line per fault, each with its variable."""
+
+
+def count_usable_cpus(quota_file: Path = _CGROUP_CPU_QUOTA) -> int:
+    """Cores this process may use: its CPU affinity, cut down to a container's quota.
+
+    Args:
+        quota_file: cgroup v2's cpu.max, "<microseconds or max> <period in microseconds>".
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    try:
+        quota_us, period_us = quota_file.read_text().split()
+        cpus = min(cpus, max(1, round(int(quota_us) / int(period_us))))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here, or "max": no quota
+    return cpus
+
+
+def find_models_dir() -> Path:
+    """`models/` of the current directory if there is one, else that of the checkout."""
+    here = Path("models")
+    return here if here.is_dir() else _CHECKOUT / "models"
+
+
+class Settings(BaseSettings):
+    """Each field is the variable HAR_<FIELD>; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    log_level: LogLevel = "info"
+
+    models_dir: Path = Field(default_factory=find_models_dir)
+    default_model: str | None = None
+    device: Device = "auto"
+    intra_op_threads: int = Field(default_factory=count_usable_cpus, ge=1)
+    max_batch_size: int = Field(default=8, ge=1, le=256)
+
+    spool_dir: Path | None = None
+    max_upload_bytes: int = Field(default=100 * _MEBIBYTE, ge=1)
+
+    max_in_flight: int = Field(default=32, ge=1)
+    max_waiting: int = Field(default=64, ge=0)
+    request_timeout_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    shutdown_grace_s: int = Field(default=20, ge=0)
+
+    decoders: int = Field(default_factory=count_usable_cpus, ge=1)
+    decode_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    max_pixels: int = Field(default=4096 * 2304, ge=1)
+    max_frames: int = Field(default=36_000, ge=1)
+    max_duration_s: float = Field(default=1_200.0, gt=0, allow_inf_nan=False)
+    max_streams: int = Field(default=32, ge=1)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.decode_timeout_s > self.request_timeout_s:
+            raise ValueError(
+                f"HAR_DECODE_TIMEOUT_S ({self.decode_timeout_s:g}) must not exceed "
+                f"HAR_REQUEST_TIMEOUT_S ({self.request_timeout_s:g})"
+            )
+        if self.max_batch_size > self.max_in_flight:
+            raise ValueError(
+                f"HAR_MAX_BATCH_SIZE ({self.max_batch_size}) must not exceed "
+                f"HAR_MAX_IN_FLIGHT ({self.max_in_flight}): such a batch could never fill"
+            )
+        return self
+
+
+def load_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises:
+        SettingsError: a value is malformed, out of range or contradicts another.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            message = fault["msg"].removeprefix("Value error, ")
+            if fault["loc"]:
+                variable = ENV_PREFIX + str(fault["loc"][0]).upper()
+                message = f"{variable}={fault['input']}: {message}"
+            lines.append(message)
+        raise SettingsError("\n".join(lines)) from error

@@ -1,0 +1,85 @@
+"""docs/: what the code has, the pages tell, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.errors import KINDS
+from service.metrics import STAGES, Metrics
+from service.settings import Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+#: Their defaults depend on where the service runs; the page says how.
+COMPUTED = {
+    "models_dir": "`models`",
+    "intra_op_threads": "usable CPUs",
+    "decoders": "usable CPUs",
+    "spool_dir": "`har-spool-<uid>` in the system's temporary directory",
+}
+
+
+def read_table(page: str) -> dict[str, list[str]]:
+    """The rows of all tables of a page whose first cell is `code`, by that code."""
+    rows = {}
+    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `"):
+            rows[cells[0].strip("`")] = cells[1:]
+    return rows
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = read_table("settings.md")
+    assert set(rows) == {f"HAR_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default, unit, meaning = rows[f"HAR_{name.upper()}"]
+        if name in COMPUTED:
+            assert default == COMPUTED[name]
+        elif field.default is None:
+            assert default == "unset"
+        else:
+            text = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            assert default == f"`{text}`"
+        assert meaning.endswith(".")
+        for suffix, named in (("_S", "seconds"), ("_BYTES", "bytes"), ("_PIXELS", "pixels")):
+            assert not name.upper().endswith(suffix) or unit == named
+
+
+def test_every_problem_is_documented_with_its_status() -> None:
+    rows = read_table("errors.md")
+    assert {code: int(cells[0]) for code, cells in rows.items()} == {
+        code: kind.status for code, kind in KINDS.items()
+    }
+    assert all(all(cells) for cells in rows.values())
+
+
+def test_every_metric_and_stage_is_documented_with_its_type_and_labels() -> None:
+    rows = read_table("metrics.md")
+    metrics = {name: cells for name, cells in rows.items() if name.startswith("har_")}
+    collectors = [
+        collector
+        for collector in Metrics().registry._collector_to_names
+        if getattr(collector, "_name", "").startswith("har_")
+    ]
+    found = {
+        collector._name + ("_total" if collector._type == "counter" else ""): (
+            collector._type,
+            list(collector._labelnames),
+        )
+        for collector in collectors
+    }
+    assert set(metrics) == set(found)
+    for name, (kind, labels) in found.items():
+        assert metrics[name][0] == kind
+        assert re.findall(r"`(\w+)`", metrics[name][1]) == labels
+    assert set(rows) - set(metrics) == set(STAGES)
+
+
+@pytest.mark.parametrize("page", ["settings.md", "errors.md", "metrics.md"])
+def test_pages_name_only_settings_that_exist(page: str) -> None:
+    named = set(re.findall(r"HAR_[A-Z_]+[A-Z]", (DOCS / page).read_text(encoding="utf-8")))
+    assert named <= {f"HAR_{name.upper()}" for name in Settings.model_fields}

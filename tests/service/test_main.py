@@ -1,0 +1,102 @@
+"""python -m service: what a person sees who starts it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.server import open_listener
+
+WAIT_S = 60
+
+
+@contextmanager
+def started(variables: Mapping[str, object]) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "service"],
+        env=environment | {name: str(value) for name, value in variables.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def failed_start(variables: Mapping[str, object]) -> tuple[int, str]:
+    """(exit code, stderr) of a start that must not succeed."""
+    with started(variables) as process:
+        out, err = process.communicate(timeout=WAIT_S)
+    assert not out
+    assert "Traceback" not in err
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_f69_it_greets_serves_and_stops_with_exit_code_0(
+    models_dir: Path, tmp_path: Path, red_clip: bytes, stop: signal.Signals
+) -> None:
+    variables = {
+        "HAR_PORT": 0,
+        "HAR_MODELS_DIR": models_dir,
+        "HAR_SPOOL_DIR": tmp_path,
+        "HAR_LOG_LEVEL": "warning",
+    }
+    with started(variables) as process:
+        assert process.stdout is not None
+        greeting = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", greeting)
+        assert address, greeting
+        assert "/docs" in greeting
+        assert f"curl -F file=@clip.mp4 {address[0]}/predict" in greeting
+        answer = httpx.post(f"{address[0]}/predict", files={"file": red_clip}, timeout=WAIT_S)
+        assert answer.json()["label"] == "red"
+        process.send_signal(stop)
+        out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out, err) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_setting_ends_the_start_with_its_variable() -> None:
+    code, err = failed_start({"HAR_PORT": "http"})
+    assert code == 2
+    assert err.startswith("har-service cannot start: HAR_PORT=http: ")
+
+
+def test_a_taken_port_ends_the_start_with_its_variable() -> None:
+    with open_listener("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        code, err = failed_start({"HAR_PORT": port})
+    assert code == 2
+    assert f"HAR_PORT={port}: Address already in use" in err
+
+
+def test_f62_a_bad_model_ends_the_start_with_its_folder_and_the_reason(
+    tmp_path: Path, publish_model
+) -> None:
+    folder = publish_model(tmp_path)
+    (folder / "model.onnx").write_bytes(b"")
+    code, err = failed_start({"HAR_PORT": 0, "HAR_MODELS_DIR": tmp_path})
+    assert code == 1
+    assert re.fullmatch(f"har-service cannot start: {folder}: sha256 .*\n", err)
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="there is a GPU here")
+def test_f67_cuda_asked_for_and_not_had_ends_the_start_with_the_reason(models_dir: Path) -> None:
+    code, err = failed_start({"HAR_PORT": 0, "HAR_MODELS_DIR": models_dir, "HAR_DEVICE": "cuda"})
+    assert code == 1
+    assert "HAR_DEVICE=cuda, but CUDA is not to be had: " in err
+    assert len(err.splitlines()) == 1

@@ -1,0 +1,59 @@
+"""Metrics: fixed labels, sensible buckets, a registry for each app."""
+
+from __future__ import annotations
+
+from service.errors import KINDS
+from service.metrics import LATENCY_BUCKETS_S, Metrics, is_refusal
+
+
+def test_buckets_reach_from_a_millisecond_to_a_minute() -> None:
+    assert list(LATENCY_BUCKETS_S) == sorted(LATENCY_BUCKETS_S)
+    assert (LATENCY_BUCKETS_S[0], LATENCY_BUCKETS_S[-1]) == (0.001, 60)
+
+
+def test_apps_share_no_metric() -> None:
+    one, other = Metrics(), Metrics()
+    one.count_prediction("m", "red")
+    labels = {"model": "m", "label": "red"}
+    assert one.registry.get_sample_value("har_predictions_total", labels) == 1
+    assert other.registry.get_sample_value("har_predictions_total", labels) is None
+
+
+def test_every_problem_has_its_series_from_the_start_in_exactly_one_counter() -> None:
+    metrics = Metrics()
+    for code in KINDS:
+        rejected = metrics.registry.get_sample_value("har_rejected_total", {"reason": code})
+        failed = metrics.registry.get_sample_value("har_failures_total", {"reason": code})
+        assert {rejected, failed} == {0, None}
+        assert (rejected == 0) == is_refusal(code)
+
+
+def test_overload_and_bad_requests_are_refusals_faults_are_not() -> None:
+    assert is_refusal("overloaded")
+    assert is_refusal("decode_failed")
+    assert is_refusal("not_ready")
+    assert not is_refusal("internal_error")
+    assert not is_refusal("deadline_exceeded")
+    assert not is_refusal("spool_full")
+
+
+def test_a_models_series_are_there_before_its_first_clip(build_model) -> None:
+    manifest, _ = build_model()
+    metrics = Metrics()
+    metrics.add_model(manifest, "CPUExecutionProvider")
+    info = {
+        "model": "colour",
+        "version": "1",
+        "sha256": manifest.sha256,
+        "provider": "CPUExecutionProvider",
+    }
+    assert metrics.registry.get_sample_value("har_model_info", info) == 1
+    labels = {"model": "colour", "label": "green"}
+    assert metrics.registry.get_sample_value("har_predictions_total", labels) == 0
+
+
+def test_requests_in_flight_are_counted_while_they_are() -> None:
+    metrics = Metrics()
+    with metrics.track_in_flight():
+        assert metrics.registry.get_sample_value("har_requests_in_flight") == 1
+    assert metrics.registry.get_sample_value("har_requests_in_flight") == 0

@@ -1,0 +1,93 @@
+"""RequestMiddleware: every request has an id, a log line, a measurement and an answer."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import pytest
+
+from clip import Limits
+from service.decoding import DecodePool
+from service.runtime import Collaborators
+
+
+@pytest.mark.parametrize("request_id", ["abc-123", "A.b_c", "x" * 64])
+def test_a_well_formed_request_id_comes_back(service, request_id: str) -> None:
+    response = service.client.get("/health/live", headers={"X-Request-ID": request_id})
+    assert response.headers["x-request-id"] == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", "x" * 65, "a b", 'a"b', "<script>", "a\tb", "a;b"])
+def test_any_other_is_replaced(service, request_id: str) -> None:
+    response = service.client.get("/health/live", headers={"X-Request-ID": request_id})
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
+
+
+def test_each_request_has_an_id_of_its_own(service) -> None:
+    ids = {service.client.get("/models").headers["x-request-id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+def test_the_problem_carries_the_id(service, expect_problem) -> None:
+    response = service.client.get("/nothing", headers={"X-Request-ID": "mine"})
+    assert expect_problem(response, 404, "not_found")["request_id"] == "mine"
+
+
+def test_an_unexpected_error_is_500_and_keeps_its_words_to_the_log(
+    start_service, red_clip, expect_problem, caplog
+) -> None:
+    def fail(file, spec, limits):
+        raise RuntimeError("/secret/path")
+
+    broken = Collaborators(
+        build_decoders=lambda settings: DecodePool(
+            workers=1, limits=Limits(), timeout_s=1, sample=fail
+        )
+    )
+    with start_service(broken) as service:
+        problem = expect_problem(service.predict(red_clip), 500, "internal_error")
+        assert "secret" not in str(problem)
+        assert service.metric("har_failures_total", reason="internal_error") == 1
+    (record,) = (record for record in caplog.records if record.exc_info)
+    assert problem["request_id"] in record.getMessage()
+    assert "/secret/path" in caplog.text
+
+
+def test_the_log_line_holds_none_of_the_clients_text(service, red_clip, caplog) -> None:
+    service.settle()
+    caplog.set_level(logging.INFO, "service.middleware")
+    service.client.post("/predict?model=evil%0Aline", files={"file": ("evil\nname", red_clip)})
+    service.client.get("/evil-path")
+    service.settle()
+    assert len(caplog.records) == 2
+    assert "evil" not in caplog.text
+    assert "/predict 404 model=unknown problem=unknown_model" in caplog.text
+    assert "unmatched 404 model=none problem=not_found" in caplog.text
+
+
+def test_health_checks_and_scrapes_do_not_fill_the_log(service, caplog) -> None:
+    service.settle()
+    caplog.set_level(logging.INFO, "service.middleware")
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        service.client.get(path)
+    service.settle()
+    assert not caplog.records
+
+
+def test_f71_strangers_make_no_new_series(service, red_clip) -> None:
+    def count_series() -> int:
+        return len(service.client.get("/metrics").text.splitlines())
+
+    def knock(number: int) -> None:
+        service.client.get(f"/path-{number}")
+        service.client.post(f"/predict?model=model-{number}")
+        service.client.request(f"METHOD{number}", "/predict")
+        service.client.get("/models", headers={"X-Request-ID": f"id-{number}"})
+
+    knock(0)
+    count_series()
+    before = count_series()
+    for number in range(1, 30):
+        knock(number)
+    assert count_series() == before

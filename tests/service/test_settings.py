@@ -1,0 +1,134 @@
+"""Settings: what may be set, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.settings import (
+    SettingsError,
+    count_usable_cpus,
+    find_models_dir,
+    load_settings,
+)
+
+
+def test_the_defaults_are_valid_and_listen_on_the_loopback_only() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.device == "auto"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "value"),
+    [
+        ("HAR_PORT", "8080", 8080),
+        ("HAR_MODELS_DIR", "/srv/models", Path("/srv/models")),
+        ("HAR_DEVICE", "cuda", "cuda"),
+        ("HAR_DEFAULT_MODEL", "convlstm", "convlstm"),
+        ("HAR_REQUEST_TIMEOUT_S", "90.5", 90.5),
+        ("HAR_MAX_UPLOAD_BYTES", "1000", 1000),
+    ],
+)
+def test_a_variable_sets_its_field(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, value: object
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), variable.removeprefix("HAR_").lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("HAR_PORT", "65536"),
+        ("HAR_PORT", "tcp://10.0.0.1:8000"),
+        ("HAR_DEVICE", "tpu"),
+        ("HAR_LOG_LEVEL", "loud"),
+        ("HAR_DECODERS", "0"),
+        ("HAR_INTRA_OP_THREADS", "-1"),
+        ("HAR_MAX_UPLOAD_BYTES", "many"),
+        ("HAR_MAX_WAITING", "-1"),
+        ("HAR_REQUEST_TIMEOUT_S", "nan"),
+        ("HAR_REQUEST_TIMEOUT_S", "inf"),
+        ("HAR_DECODE_TIMEOUT_S", "0"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_variable_and_the_value(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value).startswith(f"{variable}={text}: ")
+
+
+def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_PORT", "x")
+    monkeypatch.setenv("HAR_DECODERS", "y")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    first, second = str(refused.value).splitlines()
+    assert "HAR_PORT=x" in first
+    assert "HAR_DECODERS=y" in second
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (
+            {"HAR_DECODE_TIMEOUT_S": "31", "HAR_REQUEST_TIMEOUT_S": "30"},
+            "HAR_DECODE_TIMEOUT_S (31) must not exceed HAR_REQUEST_TIMEOUT_S (30)",
+        ),
+        (
+            {"HAR_MAX_BATCH_SIZE": "8", "HAR_MAX_IN_FLIGHT": "4"},
+            "HAR_MAX_BATCH_SIZE (8) must not exceed HAR_MAX_IN_FLIGHT (4)",
+        ),
+    ],
+)
+def test_values_at_odds_with_each_other_are_refused_naming_both(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], named: str
+) -> None:
+    for variable, text in changes.items():
+        monkeypatch.setenv(variable, text)
+    with pytest.raises(SettingsError, match=named.replace("(", r"\(").replace(")", r"\)")):
+        load_settings()
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_DEFAULT_MODEL", "")
+    monkeypatch.setenv("HAR_PORT", "")
+    settings = load_settings()
+    assert settings.default_model is None
+    assert settings.port == 8000
+
+
+@pytest.mark.parametrize(
+    ("quota", "cpus"), [("100000 100000", 1), ("150000 100000", 2), ("1000 100000", 1)]
+)
+def test_a_containers_cpu_quota_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cpus: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(64)))
+    file = tmp_path / "cpu.max"
+    file.write_text(quota + "\n")
+    assert count_usable_cpus(file) == cpus
+
+
+def test_without_a_quota_the_affinity_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(6)))
+    file = tmp_path / "cpu.max"
+    assert count_usable_cpus(file) == 6
+    file.write_text("max 100000\n")
+    assert count_usable_cpus(file) == 6
+
+
+def test_models_of_the_current_directory_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_models_dir().is_absolute()
+    (tmp_path / "models").mkdir()
+    assert find_models_dir() == Path("models")
