@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -48,7 +48,8 @@ class Limits:
         max_duration_s: length of the video in seconds.
         max_stream_bytes: compressed bytes of the video stream, which are held in memory.
         max_streams: streams of any kind in the container.
-        timeout_s: wall-clock seconds for one clip, checked between packets; None is no limit.
+        timeout_s: wall-clock seconds for one clip, checked between packets but not while the
+            container is opened; None is no limit.
     """
 
     max_pixels: int = 4096 * 2304
@@ -120,32 +121,23 @@ def sample_clip(
     with _opened(source) as file:
         file.seek(0)
         container = sniff(file.read(SNIFF_BYTES))
-        with open_video(
-            file, container, max_pixels=limits.max_pixels, max_streams=limits.max_streams
-        ) as (opened, stream):
-            packets = _read_packets(opened, stream, limits, deadline)
-            images = _FrameImages(spec, limits.max_pixels)
-            timeline, picks, taken = _decode(
-                container,
-                stream,
-                packets,
-                frames=spec.frames,
-                limits=limits,
-                image=images,
-                deadline=deadline,
-            )
-            return SampledClip(
-                frames=np.stack([taken[pick] for pick in picks]),
-                info=ClipInfo(
-                    container=container.name,
-                    codec=stream.codec_context.codec.canonical_name,
-                    width=images.width,
-                    height=images.height,
-                    duration_s=timeline.duration_s,
-                    frames_found=len(timeline.times),
-                    timestamps_s=tuple(timeline.seconds(pick) for pick in picks),
-                ),
-            )
+        video = _Video(file, container, limits, deadline)
+        images = _FrameImages(spec, limits.max_pixels)
+        # AVI stores no presentation times: what shows up as such is the order of decoding.
+        sampled = None if container is AVI else _decode_selected(video, spec.frames, images)
+        timeline, picks, taken = sampled or _decode_in_order(video, spec.frames, images)
+    return SampledClip(
+        frames=np.stack([taken[pick] for pick in picks]),
+        info=ClipInfo(
+            container=container.name,
+            codec=video.codec,
+            width=images.width,
+            height=images.height,
+            duration_s=timeline.duration_s,
+            frames_found=len(timeline.times),
+            timestamps_s=tuple(timeline.seconds(pick) for pick in picks),
+        ),
+    )
 
 
 def _opened(source: Source) -> AbstractContextManager[BinaryIO]:
@@ -154,32 +146,58 @@ def _opened(source: Source) -> AbstractContextManager[BinaryIO]:
     return nullcontext(source)
 
 
-def _read_packets(
-    opened: av.container.InputContainer,
-    stream: VideoStream,
-    limits: Limits,
-    deadline: float | None,
-) -> list[VideoPacket]:
-    """The stream's packets in decoding order; of a file that is cut off, those before the cut."""
-    packets: list[VideoPacket] = []
-    stream_bytes = 0
-    demuxed = opened.demux(stream)
-    while True:
-        check_deadline(deadline)
-        try:
-            packet = next(demuxed)
-        except (StopIteration, av.FFmpegError):
-            return packets
-        if not packet.size:  # the end, as PyAV tells a decoder
-            continue
-        if packet.has_sidedata("encryption_info"):
-            raise EncryptedVideoError("The video is encrypted: send it without protection.")
-        packets.append(packet)
-        stream_bytes += packet.size
-        if len(packets) > limits.max_frames:
-            raise TooLongError(f"The video has more than {limits.max_frames} frames.")
-        if stream_bytes > limits.max_stream_bytes:
-            raise TooLongError(f"The video stream has more than {limits.max_stream_bytes} bytes.")
+@dataclass(slots=True)
+class _Video:
+    """A file to be decoded, if need be more than once: every pass opens it anew.
+
+    A decoder that is only flushed keeps the parameter sets which it met in the stream, and with
+    them the next pass would decode other pictures.
+    """
+
+    file: BinaryIO
+    container: Container
+    limits: Limits
+    deadline: float | None
+    codec: str = ""
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
+        """The stream, its decoder in its initial state, and all its packets."""
+        with open_video(
+            self.file,
+            self.container,
+            max_pixels=self.limits.max_pixels,
+            max_streams=self.limits.max_streams,
+            max_frames=self.limits.max_frames,
+        ) as (opened, stream):
+            self.codec = stream.codec_context.codec.canonical_name
+            yield stream, self._read_packets(opened, stream)
+
+    def _read_packets(
+        self, opened: av.container.InputContainer, stream: VideoStream
+    ) -> list[VideoPacket]:
+        """The packets in decoding order; of a file that is cut off, those before the cut."""
+        packets: list[VideoPacket] = []
+        limits, seen, stream_bytes = self.limits, 0, 0
+        demuxed = opened.demux(stream)
+        while True:
+            check_deadline(self.deadline)
+            try:
+                packet = next(demuxed)
+            except (StopIteration, av.FFmpegError):
+                return packets
+            seen += 1
+            stream_bytes += packet.size
+            if seen > limits.max_frames + 1:  # the last is PyAV's own, empty
+                raise TooLongError(f"The video has more than {limits.max_frames} frames.")
+            if stream_bytes > limits.max_stream_bytes:
+                raise TooLongError(
+                    f"The video stream has more than {limits.max_stream_bytes} bytes."
+                )
+            if packet.has_sidedata("encryption_info"):
+                raise EncryptedVideoError("The video is encrypted: send it without protection.")
+            if packet.size:
+                packets.append(packet)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,44 +232,48 @@ class _FrameImages:
         return to_rgb(frame, self._spec.height, self._spec.width)
 
 
-def _decode(
-    container: Container,
-    stream: VideoStream,
-    packets: Sequence[VideoPacket],
-    *,
-    frames: int,
-    limits: Limits,
-    image: _FrameImages,
-    deadline: float | None,
-) -> tuple[_Timeline, list[int], dict[int, Image]]:
-    """(timeline, the `frames` places in it to take, the images by place)."""
-    context = stream.codec_context
-    # AVI stores no presentation times: what shows up as such is the order of decoding.
-    shown = [] if container is AVI else _presentation_times(packets)
-    unit_s = stream.time_base or 1 / _FALLBACK_RATE
-    if shown and context.field_order in _WHOLE_FRAMES:
-        timeline = _Timeline(shown, unit_s)
-        _check_duration(timeline, limits)
+_Sampled: TypeAlias = tuple[_Timeline, list[int], dict[int, Image]]
+
+
+def _decode_selected(video: _Video, frames: int, images: _FrameImages) -> _Sampled | None:
+    """(timeline, the `frames` places in it to take, the images by place), the cheap way.
+
+    None where the stream is not fit for it or turns out to be damaged.
+    """
+    with video.opened() as (stream, packets):
+        shown = _presentation_times(packets)
+        context = stream.codec_context
+        if not shown or stream.time_base is None or context.field_order not in _WHOLE_FRAMES:
+            return None
+        timeline = _Timeline(shown, stream.time_base)
+        _check_duration(timeline, video.limits)
         picks = part_middles(shown, frames)
         places = {shown[pick]: pick for pick in picks}
-        by_time = decode_selected(context, packets, places, image, deadline)
-        if by_time is not None:
-            return timeline, picks, {places[time]: image for time, image in by_time.items()}
+        by_time = decode_selected(context, packets, places, images, video.deadline)
+    if by_time is None:
+        return None
+    return timeline, picks, {places[time]: image for time, image in by_time.items()}
 
-    # Here the number of frames is known only once they have all come out: take a guess along, and
-    # go again where it was wrong.
-    guess = part_middles(range(len(packets)), frames) if packets else []
-    seen = decode_in_order(context, packets, set(guess), image, deadline)
-    if not seen.pts:
-        raise DecodeError("No frame of the video could be decoded: the file is damaged or cut off.")
-    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
-    in_order = _Timeline(range(len(seen.pts)), 1 / rate)
-    timeline = (_timeline_of(seen.pts, unit_s) if shown else None) or in_order
-    _check_duration(timeline, limits)
-    picks = part_middles(timeline.times, frames)
-    if not seen.taken.keys() >= set(picks):
-        seen = decode_in_order(context, packets, set(picks), image, deadline)
-    return timeline, picks, seen.taken
+
+def _decode_in_order(video: _Video, frames: int, images: _FrameImages) -> _Sampled:
+    """The same, by decoding everything.
+
+    How many frames there are is known only once they have all come out: the first pass takes a
+    guess along, the second is for the rare clip where that was wrong.
+    """
+    wanted: set[int] = set()
+    for _ in range(2):
+        with video.opened() as (stream, packets):
+            if not wanted and packets:
+                wanted = set(part_middles(range(len(packets)), frames))
+            seen = decode_in_order(stream.codec_context, packets, wanted, images, video.deadline)
+            timeline = _timeline_of(seen.pts, video.container, stream)
+        _check_duration(timeline, video.limits)
+        picks = part_middles(timeline.times, frames)
+        if seen.taken.keys() >= set(picks):
+            return timeline, picks, seen.taken
+        wanted = set(picks)
+    raise DecodeError("The video does not decode to the same frames twice: it is damaged.")
 
 
 def _presentation_times(packets: Sequence[VideoPacket]) -> list[int]:
@@ -264,12 +286,19 @@ def _presentation_times(packets: Sequence[VideoPacket]) -> list[int]:
     return sorted(time for time in times - hidden if time is not None)
 
 
-def _timeline_of(times: Sequence[int | None], unit_s: Fraction) -> _Timeline | None:
-    """The timeline of frames in their order of output, if their timestamps make one."""
-    known = [time for time in times if time is not None]
-    if len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
-        return None
-    return _Timeline(known, unit_s)
+def _timeline_of(pts: Sequence[int | None], container: Container, stream: VideoStream) -> _Timeline:
+    """The timeline of all frames in their order of output.
+
+    By their timestamps where these increase and are presentation times, else at the stream's rate.
+    """
+    if not pts:
+        raise DecodeError("No frame of the video could be decoded: the file is damaged or cut off.")
+    known = [time for time in pts if time is not None]
+    increasing = len(known) == len(pts) and all(a < b for a, b in pairwise(known))
+    if increasing and container is not AVI and stream.time_base is not None:
+        return _Timeline(known, stream.time_base)
+    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
+    return _Timeline(range(len(pts)), 1 / rate)
 
 
 def _check_duration(timeline: _Timeline, limits: Limits) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 
+#: From this many units between two frames on, a deviation of one unit counts as rounding.
+LEAST_UNITS_A_STEP = 8
+
 
 def part_middles(timestamps: Sequence[int], frames: int) -> list[int]:
     """Index of the frame on screen at the middle of each of `frames` equal parts of the clip.
@@ -43,8 +46,13 @@ def part_middles(timestamps: Sequence[int], frames: int) -> list[int]:
 
 
 def _constant_rate(timestamps: Sequence[int]) -> bool:
-    """Whether every timestamp is within one unit of equal steps from the first to the last."""
+    """Whether every timestamp is within one unit of equal steps from the first to the last.
+
+    Only where a unit is small against a step: where it is a whole frame, it is no rounding.
+    """
     first, last, steps = timestamps[0], timestamps[-1], len(timestamps) - 1
+    if last - first < LEAST_UNITS_A_STEP * steps:
+        return False
     return all(
         abs((timestamp - first) * steps - index * (last - first)) <= steps
         for index, timestamp in enumerate(timestamps)

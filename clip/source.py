@@ -15,6 +15,11 @@ from typing import BinaryIO
 
 import av
 import av.container
+
+# PyAV would import these with the first file it opens. A process that lets a file open nothing else
+# (service.sandbox) cannot read a module by then.
+import av.subtitles.codeccontext
+import av.subtitles.stream
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -25,6 +30,7 @@ from clip.errors import (
     TooManyStreamsError,
     UnsupportedCodecError,
 )
+from clip.sampletable import check_sample_counts
 from clip.sniff import CONTAINERS, Container
 
 #: Codec -> the decoders that may run for it, by FFmpeg's names.
@@ -53,11 +59,17 @@ class _NamelessFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
 
     def read(self, size: int) -> bytes:
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        # A damaged file may point anywhere, beyond what the system can seek to: there the file
+        # ends.
+        if whence == os.SEEK_SET and not 0 <= offset <= self._size:
+            return self._file.seek(0, os.SEEK_END)
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -66,7 +78,7 @@ class _NamelessFile:
 
 @contextmanager
 def open_video(
-    file: BinaryIO, container: Container, *, max_pixels: int, max_streams: int
+    file: BinaryIO, container: Container, *, max_pixels: int, max_streams: int, max_frames: int
 ) -> Iterator[tuple[av.container.InputContainer, VideoStream]]:
     """Open `file` with the demuxer of `container` and pick its first moving picture.
 
@@ -76,28 +88,32 @@ def open_video(
 
     Raises:
         DecodeError: the container's structure is damaged.
-        TooManyStreamsError, NoVideoStreamError, UnsupportedCodecError, TooManyPixelsError: as
-            their names say, from what the container declares.
+        TooManyStreamsError, NoVideoStreamError, UnsupportedCodecError, TooManyPixelsError,
+            TooLongError: as their names say, from what the container declares.
     """
+    if container.demuxer == "mov":
+        check_sample_counts(file, max_frames)
     with _open(file, container, decoders=_DECODERS, max_pixels=max_pixels) as opened:
         stream = _pick_stream(opened, max_streams=max_streams)
         context = stream.codec_context
         check_pixels(context.width, context.height, max_pixels)
         if not context.width:
             # Either the container does not say, or the limit has just stopped the probing decoder.
-            check_pixels(*_declared_size(file, container), max_pixels)
+            check_pixels(*_declared_size(file, container, stream.index), max_pixels)
         # av.open()'s options do not reach this decoder; these do, before its first packet.
         context.options = {"max_pixels": str(_coded_pixels(max_pixels))}
         context.thread_count = 1
         # Opened now: libdav1d reads skip_frame, which the walk changes per packet, at opening only.
-        context.open()
+        try:
+            context.open()
+        except (av.FFmpegError, ValueError) as error:
+            raise DecodeError("The video's codec parameters are damaged.") from error
         yield opened, stream
 
 
 def _open(
     file: BinaryIO, container: Container, *, decoders: str, max_pixels: int
 ) -> av.container.InputContainer:
-    file.seek(0)
     try:
         return av.open(
             _NamelessFile(file),
@@ -117,14 +133,16 @@ def _open(
         ) from error
 
 
-def _declared_size(file: BinaryIO, container: Container) -> tuple[int, int]:
-    """(width, height) of the first video stream by the container's word; no decoder runs."""
+def _declared_size(file: BinaryIO, container: Container, index: int) -> tuple[int, int]:
+    """(width, height) of stream `index` by the container's word; no decoder runs."""
     position = file.tell()
     with _open(file, container, decoders="none", max_pixels=_ANY_PIXELS) as opened:
-        context = opened.streams.video[0].codec_context
-        size = context.width, context.height
+        sizes = {
+            stream.index: (stream.codec_context.width, stream.codec_context.height)
+            for stream in opened.streams.video
+        }
     file.seek(position)
-    return size
+    return sizes.get(index, (0, 0))
 
 
 def _pick_stream(opened: av.container.InputContainer, *, max_streams: int) -> VideoStream:

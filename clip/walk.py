@@ -58,7 +58,7 @@ def decode_selected(
     ends.
 
     Args:
-        context: a decoder in its initial state; left flushed.
+        context: a decoder in its initial state; not to be used again.
         packets: of one stream, in decoding order, with distinct timestamps.
         wanted: timestamps, each that of a packet.
         take: called once with each wanted frame.
@@ -97,8 +97,6 @@ def decode_selected(
                 break
         position = target + 1
     send(None)
-    context.skip_frame = "DEFAULT"
-    context.flush_buffers()
     return images if len(images) == len(wanted) else None
 
 
@@ -131,8 +129,8 @@ def decode_in_order(
 ) -> InOrder:
     """Decode every packet and take the frames whose place in the order of output is in `wanted`.
 
-    Packets that do not decode are passed over. `context` must be in its initial state and is left
-    flushed.
+    Packets that do not decode are passed over. `context` must be in its initial state and is not to
+    be used again.
     """
     seen = InOrder()
     for packet in (*packets, None):
@@ -146,5 +144,4 @@ def decode_in_order(
             if place in wanted:
                 seen.taken[place] = take(frame)
             seen.pts.append(frame.pts)
-    context.flush_buffers()
     return seen

@@ -1,11 +1,14 @@
 import io
+import struct
+from contextlib import suppress
 from itertools import accumulate
+from unittest import mock
 
 import av
 import numpy as np
 import pytest
 
-from clip import ClipSpec, Limits, read_clip, sample_clip
+from clip import ClipError, ClipSpec, Limits, read_clip, sample_clip
 from clip.errors import (
     DecodeError,
     DecodeTimeoutError,
@@ -168,9 +171,43 @@ def test_damage_in_the_middle_gives_the_frames_of_a_sequential_decode(tmp_path):
     data = bytearray(path.read_bytes())
     data[start : start + size] = b"\xff" * size
     path.write_bytes(data)
+    with av.open(str(path)) as container:
+        decoded = decode_in_order(container)
     sampled = sample_clip(path)
-    assert 50 <= sampled.info.frames_found < 60
-    assert sampled.frames.shape == (20, 64, 64, 3)
+    assert 50 <= sampled.info.frames_found == len(decoded) < 60
+    wanted = part_middles([frame.pts for frame in decoded], 20)
+    np.testing.assert_array_equal(
+        sampled.frames, [to_rgb(decoded[index], 64, 64) for index in wanted]
+    )
+
+
+def decode_in_order(container):
+    """Every frame that comes out, by the plainest use of PyAV; what does not decode is left out."""
+    frames = []
+    context = container.streams.video[0].codec_context
+    context.thread_count = 1
+    for packet in container.demux(video=0):
+        with suppress(av.error.InvalidDataError):
+            frames += context.decode(packet)
+    return frames
+
+
+def test_damage_after_a_change_of_parameters_gives_the_frames_of_a_sequential_decode(tmp_path):
+    # Two programmes in one transport stream: the second brings its own parameter sets along.
+    first = Drawing(".ts", frames=30, height=48, width=64, options={"bf": "0"})
+    second = Drawing(".ts", frames=30, options={"bf": "0", "g": "10"})
+    data = bytearray(first.write(tmp_path / "a").read_bytes())
+    data += second.write(tmp_path / "b").read_bytes()
+    middle = len(data) * 3 // 4 // 188 * 188
+    data[middle + 60 : middle + 180] = bytes(range(120))
+    path = tmp_path / "clip.ts"
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        decoded = decode_in_order(container)
+    sampled = sample_clip(path)
+    assert sampled.info.frames_found == len(decoded)
+    pictures = {to_rgb(frame, 64, 64).tobytes() for frame in decoded}
+    assert {picture.tobytes() for picture in sampled.frames} <= pictures
 
 
 def test_f28_a_clip_without_its_index_is_refused(tmp_path):
@@ -245,6 +282,78 @@ def test_f44_a_clip_that_is_too_long_is_refused(tmp_path):
         read_clip(path, limits=Limits(max_duration_s=1.9))
     with pytest.raises(TooLongError, match="bytes"):
         read_clip(path, limits=Limits(max_stream_bytes=1000))
+
+
+def replace_box(data, kind, payload):
+    """Give the only box of that kind, inside moov/trak/mdia/minf/stbl, another payload."""
+    start = data.index(kind) - 4
+    (size,) = struct.unpack_from(">I", data, start)
+    box = struct.pack(">I4s", 8 + len(payload), kind) + payload
+    data[start : start + size] = box
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        place = data.index(parent) - 4
+        (old,) = struct.unpack_from(">I", data, place)
+        struct.pack_into(">I", data, place, old + len(box) - size)
+
+
+@pytest.mark.parametrize(("count", "error"), [(30_000_000, DecodeError), (1_000, TooLongError)])
+def test_f44_a_header_that_claims_many_frames_costs_nothing(count, error, tmp_path):
+    data = bytearray(Drawing(frames=2).write(tmp_path / "clip").read_bytes())
+    # One byte a sample, all in one chunk: no table has to list them.
+    replace_box(data, b"stsz", struct.pack(">III", 0, 1, count))
+    replace_box(data, b"stts", struct.pack(">IIII", 0, 1, count, 1))
+    replace_box(data, b"stsc", struct.pack(">IIIII", 0, 1, 1, count, 1))
+    path = tmp_path / "bomb.mp4"
+    path.write_bytes(data)
+    with pytest.raises(error), no_ffmpeg():
+        read_clip(path, limits=Limits(max_frames=500))
+
+
+def no_ffmpeg():
+    """Fails the test if FFmpeg is asked to open anything."""
+    return mock.patch("clip.source.av.open", side_effect=AssertionError("FFmpeg was asked"))
+
+
+def test_f44_fragments_that_claim_many_frames_cost_nothing(tmp_path):
+    fragmented = Drawing(frames=20, container_options={"movflags": "frag_keyframe+empty_moov"})
+    path = fragmented.write(tmp_path / "clip")
+    assert read_clip(path).shape == (20, 64, 64, 3)
+    data = bytearray(path.read_bytes())
+    struct.pack_into(">I", data, data.index(b"trun") + 8, 2**31)
+    path.write_bytes(data)
+    with pytest.raises(DecodeError), no_ffmpeg():
+        read_clip(path)
+
+
+def test_f37_a_table_that_points_beyond_any_file_is_damage(tmp_path):
+    path = Drawing(frames=5).write(tmp_path / "clip")
+    data = bytearray(path.read_bytes())
+    replace_box(data, b"stco", b"")
+    place = data.index(b"stco") - 4
+    data[place : place + 8] = struct.pack(">I4s", 8, b"free")
+    box = struct.pack(">I4sIIQ", 24, b"co64", 0, 1, 2**62)
+    data[place + 8 : place + 8] = box
+    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+        start = data.index(parent) - 4
+        struct.pack_into(">I", data, start, struct.unpack_from(">I", data, start)[0] + len(box))
+    path.write_bytes(data)
+    with pytest.raises(DecodeError):
+        read_clip(path)
+
+
+def test_codec_parameters_that_no_decoder_takes_are_damage(tmp_path):
+    drawing = Drawing(".mp4", "libx265", frames=2, height=64, width=64, options=X265)
+    whole = drawing.write(tmp_path / "clip").read_bytes()
+    start = whole.index(b"hvcC") + 4
+    refused = []
+    for place in range(start, start + 160):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        try:
+            assert read_clip(io.BytesIO(data)).shape == (20, 64, 64, 3)
+        except ClipError as error:
+            refused.append(str(error))
+    assert "The video's codec parameters are damaged." in refused
 
 
 def test_f33_too_many_streams_are_refused(tmp_path):

@@ -86,7 +86,8 @@ def test_the_training_clips_give_the_frames_of_a_full_sequential_decode(shared):
         np.testing.assert_array_equal(sample_clip(path).frames, wanted, err_msg=path.name)
 
 
-def test_f30_damaged_real_clips_decode_or_are_refused(shared):
+def test_f30_damaged_real_clips_decode_or_are_refused(shared, tmp_path):
+    damaged = tmp_path / "damaged"  # a file, not bytes in memory: only a file can refuse to seek
     rng = np.random.default_rng(11)
     outcomes = set()
     for path in [*sorted((shared / "originals").glob("*.avi"))[:3], shared / "robust/demo.mp4"]:
@@ -95,15 +96,14 @@ def test_f30_damaged_real_clips_decode_or_are_refused(shared):
             data = whole.copy()
             places = rng.integers(0, len(data), 40)
             data[places] ^= rng.integers(1, 256, 40).astype(np.uint8)
-            outcomes.add(_decode_bytes(data.tobytes()))
+            damaged.write_bytes(data.tobytes())
+            outcomes.add(_decode(damaged))
     assert "decoded" in outcomes
 
 
-def _decode_bytes(data):
-    import io
-
+def _decode(path):
     try:
-        assert sample_clip(io.BytesIO(data)).frames.shape == (20, 64, 64, 3)
+        assert sample_clip(path).frames.shape == (20, 64, 64, 3)
     except ClipError as error:
         return error.code
     return "decoded"

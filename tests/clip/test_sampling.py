@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clip.sampling import clip_length, part_middles
+from clip.sampling import LEAST_UNITS_A_STEP, clip_length, part_middles
 
 frame_counts = st.integers(1, 64)
 timestamps = st.lists(st.integers(-(10**9), 10**12), min_size=1, max_size=300, unique=True).map(
@@ -21,7 +21,9 @@ def test_indices_are_valid_and_never_go_back(times, frames):
 @given(timestamps, frame_counts)
 def test_each_frame_is_the_one_on_screen_at_the_middle_of_its_part(times, frames):
     length = clip_length(times)
-    unit = 1 + 1e-6 * length
+    # One unit is taken for rounding where frames are many units apart; otherwise nothing is.
+    coarse = times[-1] - times[0] < LEAST_UNITS_A_STEP * (len(times) - 1)
+    unit = (0 if coarse else 1) + 1e-6 * length
     for part, index in enumerate(part_middles(times, frames)):
         middle = times[0] + (part + 0.5) * length / frames
         assert times[index] <= middle + unit
@@ -47,6 +49,11 @@ def test_millisecond_rounding_of_webm_changes_nothing(seconds, rate, frames):
     exact = [1000 * index for index in range(count)]
     rounded = [round(1000 * index / rate) for index in range(count)]
     assert part_middles(rounded, frames) == part_middles(exact, frames)
+
+
+def test_a_dropped_frame_is_no_rounding_where_the_unit_is_a_frame():
+    times = [0, 1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert part_middles(times, 20)[:12] == [0, 0, 1, 1, 2, 3, 3, 4, 4, 4, 4, 5]
 
 
 def test_twenty_frames_are_taken_once_each():
