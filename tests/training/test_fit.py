@@ -1,0 +1,204 @@
+"""The whole path on a tiny data set: train, measure, export, publish, and what stops a publish."""
+
+import csv
+import hashlib
+import json
+import os
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import training.export
+from clip import ClipSpec, ModelManifest, read_clip
+from clip.manifest import METADATA_KEY
+from training.data import index_clips
+from training.fit import main
+from training.graphs import ExportError, to_onnx
+from training.run import RunDirectory
+
+FRAMES = 3
+
+
+def fit(dataset, out, *extra):
+    return main(
+        [
+            *("--data", str(dataset), "--model", "lrcn", "--split", "group", "--epochs", "3"),
+            *("--frames", str(FRAMES), "--batch-size", "4", "--out", str(out), *extra),
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    """(run directory, models folder) after one fit with --publish."""
+    folder = tmp_path_factory.mktemp("fit")
+    models = folder / "models"
+    assert fit(dataset, folder / "runs/one", "--publish", str(models)) == 0
+    return folder / "runs/one", models
+
+
+def test_a_run_leaves_its_record_behind(finished):
+    run, _ = finished
+    names = {path.name for path in run.iterdir()}
+    assert names >= {
+        "config.json",
+        "split.tsv",
+        "history.csv",
+        "tensorboard",
+        "model.keras",
+        "metrics.json",
+        "curves.png",
+        "confusion_validation.png",
+        "confusion_test.png",
+    }
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["clips"] == len(RunDirectory.open(run).read_split("test", "path"))
+    assert 1 <= metrics["best_epoch"] <= metrics["epochs_run"] <= 3
+
+
+def test_the_saved_model_is_that_of_the_best_epoch(finished, dataset):
+    run = RunDirectory.open(finished[0])
+    with (run.path / "history.csv").open(newline="") as file:
+        losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
+    index = index_clips(dataset)
+    validation = [clip for clip in index.clips if clip.path in run.read_split("validation", "path")]
+    clips = np.stack(
+        [read_clip(dataset / clip.path, ClipSpec(frames=FRAMES)) for clip in validation]
+    )
+    probabilities = run.load_model()(clips).numpy()
+    targets = [index.target(clip) for clip in validation]
+    loss = -np.log(probabilities[np.arange(len(targets)), targets]).mean()
+    assert loss == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_t3_a_loss_that_is_no_number_ends_the_run_without_a_model(dataset, tmp_path, capsys):
+    assert fit(dataset, tmp_path / "run", "--learning-rate", "1e30", "--no-augment") == 1
+    assert "lower --learning-rate" in capsys.readouterr().err
+    assert not (tmp_path / "run/model.keras").exists()
+
+
+def test_the_published_manifest_describes_the_published_file(finished):
+    run, models = finished
+    folder = models / "lrcn/1"
+    manifest = ModelManifest.from_json((folder / "manifest.json").read_text())
+    content = (folder / "model.onnx").read_bytes()
+    assert manifest.sha256 == hashlib.sha256(content).hexdigest()
+    assert manifest.classes == ("Dark", "Light")
+    assert manifest.clip_spec.frames == FRAMES
+    assert manifest.training["counts"] == {
+        part: len(RunDirectory.open(run).read_split(part, "path"))
+        for part in ("train", "validation", "test")
+    }
+    assert sum(manifest.training["counts"].values()) == 48
+    measured = json.loads((run / "metrics.json").read_text())["test"]
+    assert manifest.metrics["test"]["accuracy"] == measured["accuracy"]
+    assert max(manifest.parity["max_abs_difference"].values()) <= 1e-5
+    inside = {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}[
+        METADATA_KEY
+    ]
+    assert json.loads(inside) == {**json.loads(manifest.to_json()), "sha256": ""}
+
+
+def test_the_card_states_what_a_reader_needs(finished):
+    _, models = finished
+    card = (models / "lrcn/1/card.md").read_text()
+    manifest = ModelManifest.from_json((models / "lrcn/1/manifest.json").read_text())
+    counts, test = manifest.training["counts"], manifest.metrics["test"]
+    for phrase in (
+        f"{counts['train']} clips for training, {counts['validation']} for validation",
+        f"{counts['test']} for testing",
+        "seed 0",
+        "`group`",
+        "Dark, Light",
+        f"| test | {test['clips']} | {test['accuracy']:.1%} |",
+    ):
+        assert phrase in card
+    assert (models / "lrcn/1/confusion_test.png").stat().st_size > 1000
+
+
+def test_the_published_model_answers_as_the_trained_one(finished, dataset):
+    run, models = finished
+    manifest = ModelManifest.from_json((models / "lrcn/1/manifest.json").read_text())
+    video = min((dataset / "Light").iterdir())
+    clips = read_clip(video, manifest.clip_spec)[None]
+    session = onnxruntime.InferenceSession(
+        models / "lrcn/1/model.onnx", providers=["CPUExecutionProvider"]
+    )
+    (answered,) = session.run(["probabilities"], {"frames": clips})
+    wanted = RunDirectory.open(run).load_model()(clips).numpy()
+    assert np.abs(answered - wanted).max() <= 1e-5
+
+
+def test_publishing_again_makes_the_next_version_and_keeps_the_old(finished, dataset):
+    run, models = finished
+    before = (models / "lrcn/1/manifest.json").read_bytes()
+    arguments = [str(run), "--data", str(dataset), "--publish", str(models)]
+    assert training.export.main(arguments) == 0
+    assert sorted(path.name for path in (models / "lrcn").iterdir()) == ["1", "2"]
+    assert (models / "lrcn/1/manifest.json").read_bytes() == before
+
+
+def spoil_weights(graph):
+    """Move the head's bias, the last thing before the softmax, in favour of the first class."""
+    floats = [t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    (bias,) = (tensor for tensor in floats if list(tensor.dims) == [2])
+    moved = onnx.numpy_helper.to_array(bias) + np.array([0.1, 0], np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(moved, bias.name))
+    return graph
+
+
+def test_t6_a_graph_that_answers_differently_is_not_published(
+    finished, dataset, tmp_path, monkeypatch, capsys
+):
+    run, _ = finished
+    monkeypatch.setattr(training.export, "to_onnx", lambda model: spoil_weights(to_onnx(model)))
+    arguments = [str(run), "--data", str(dataset), "--publish", str(tmp_path / "models")]
+    assert training.export.main(arguments) == 1
+    assert "differs from the Keras model" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_t6_a_graph_that_cannot_be_made_is_not_published(
+    finished, dataset, tmp_path, monkeypatch, capsys
+):
+    def refuse(model):
+        raise ExportError("the graph holds a Loop")
+
+    run, _ = finished
+    monkeypatch.setattr(training.export, "to_onnx", refuse)
+    arguments = [str(run), "--data", str(dataset), "--publish", str(tmp_path / "models")]
+    assert training.export.main(arguments) == 1
+    assert "Loop" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_t2_a_publish_that_fails_half_way_leaves_nothing_to_be_seen(
+    finished, dataset, tmp_path, monkeypatch, capsys
+):
+    def disk_full(descriptor):
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    run, _ = finished
+    monkeypatch.setattr(os, "fsync", disk_full)
+    arguments = [str(run), "--data", str(dataset), "--publish", str(tmp_path / "models")]
+    assert training.export.main(arguments) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert list((tmp_path / "models/lrcn").iterdir()) == []
+
+
+def test_t7_a_second_fit_in_the_same_directory_refuses(finished, dataset, capsys):
+    run, _ = finished
+    before = (run / "metrics.json").read_bytes()
+    assert fit(dataset, run) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert (run / "metrics.json").read_bytes() == before
+
+
+def test_t4_a_data_set_that_cannot_be_split_is_an_error_in_words(tmp_path, capsys):
+    for label in ("A", "B"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "one.mp4").write_bytes(b"x")
+    assert fit(tmp_path, tmp_path / "run") == 1
+    assert "too small" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from training.data import Clip, DataError
+from training.models import build_lrcn
+from training.run import RunDirectory, current_commit
+from training.splits import Split
+
+
+def test_a_run_never_goes_over_another(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_text("config.json", "{}")
+    with pytest.raises(DataError, match="already holds a run"):
+        RunDirectory.create(tmp_path / "run")
+
+
+def test_an_unfinished_run_cannot_be_exported(tmp_path):
+    RunDirectory.create(tmp_path / "run")
+    with pytest.raises(DataError, match="not a finished run"):
+        RunDirectory.open(tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    run.write_json("metrics.json", {"accuracy": 0.5})
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_json("metrics.json", {"accuracy": float("nan")})
+    assert run.read_json("metrics.json") == {"accuracy": 0.5}
+    assert json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_the_split_comes_back(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    clips = [Clip(f"A/{i}.avi", "A", f"A_g{i}") for i in range(4)]
+    run.write_split(Split(tuple(clips[:2]), (clips[2],), (clips[3],)))
+    assert run.read_split("train", "path") == ["A/0.avi", "A/1.avi"]
+    assert run.read_split("test", "group") == ["A_g3"]
+
+
+def test_a_saved_model_answers_as_before(tmp_path):
+    keras.utils.set_random_seed(1)
+    model = build_lrcn(3, 2)
+    run = RunDirectory.create(tmp_path)
+    run.save_model(model)
+    clips = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        RunDirectory.open(tmp_path).load_model()(clips).numpy(), model(clips).numpy()
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_the_commit_is_a_hash_or_unknown():
+    commit = current_commit().removesuffix("-dirty")
+    assert commit == "unknown" or len(commit) == 40

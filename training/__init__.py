@@ -1,0 +1,1 @@
+"""Training of the activity-recognition networks and their export to ONNX."""

@@ -1,0 +1,240 @@
+"""From a finished run to a served model: export, parity gate, atomic publish.
+
+    python -m training.export runs/lrcn --data UCF50/ --publish models/
+
+`python -m training.fit --publish` does the same at its end. A model is published only if its ONNX
+graph answers as the Keras model does on the test split's real clips; otherwise nothing is written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import tensorflow as tf
+
+from clip import ClipSpec, ManifestError, ModelManifest
+from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from training.cache import decode_clips, load_clips
+from training.card import write_card
+from training.data import DataError, index_clips
+from training.evaluate import evaluate_probabilities
+from training.graphs import ExportError, to_onnx
+from training.run import RunDirectory
+
+PARITY_BATCHES = (1, 3, 8)
+#: The largest difference between a Keras and an ONNX probability that passes.
+TOLERANCE = 1e-5
+
+_LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "numpy", "av", "opencv-python-headless")
+_PLOTS = ("curves.png", "confusion_test.png")
+
+Clips = npt.NDArray[np.uint8]
+
+
+def publish_run(run: RunDirectory, models_dir: Path, *, test_clips: Clips) -> Path:
+    """Export a run's model and publish it as the next version of its name.
+
+    Args:
+        run: a finished run.
+        models_dir: the folder that the service reads.
+        test_clips: uint8 (N, frames, height, width, 3), all clips of the run's test split in the
+            order of split.tsv.
+
+    Returns:
+        The published folder, models_dir/<name>/<version>.
+
+    Raises:
+        ExportError: the graph is not what it must be, or does not answer as the Keras model does.
+            Nothing was written.
+    """
+    config = run.read_json("config.json")
+    model = run.load_model()
+    graph = to_onnx(model)
+    probabilities, parity = check_parity(model, graph.SerializeToString(), test_clips)
+    classes = config["classes"]
+    targets = np.array([classes.index(label) for label in run.read_split("test", "class")])
+    metrics = run.read_json("metrics.json")
+    if len(targets) != len(test_clips):
+        raise ExportError(f"the run's test split has {len(targets)} clips, not {len(test_clips)}")
+    # The published figures are those of the published file, not of the Keras model before it.
+    measured = evaluate_probabilities(probabilities, targets, classes)
+    parent = models_dir / config["model"]
+    number = 1 + max((int(path.name) for path in _versions(parent)), default=0)
+    manifest = ModelManifest(
+        name=config["model"],
+        version=number,
+        opset=next(
+            entry.version for entry in graph.opset_import if entry.domain in {"", "ai.onnx"}
+        ),
+        ir_version=graph.ir_version,
+        classes=tuple(classes),
+        clip_spec=ClipSpec.from_dict(config["clip_spec"]),
+        training=_training_record(run, config, metrics, model),
+        metrics={"validation": metrics["validation"], "test": measured},
+        parity=parity,
+    )
+    onnx.helper.set_model_props(graph, {METADATA_KEY: manifest.to_json()})
+    return _publish(run, manifest, graph.SerializeToString(), parent)
+
+
+def check_parity(
+    model: keras.Model, content: bytes, clips: Clips
+) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
+    """Hold an ONNX graph to the Keras model it came from, on real clips in several batch sizes.
+
+    Args:
+        model: the trained model.
+        content: the .onnx file's bytes.
+        clips: uint8 (N, frames, height, width, 3).
+
+    Returns:
+        The graph's probabilities, float32 (N, classes), one clip at a time; and the measured
+        differences as JSON values.
+
+    Raises:
+        ExportError: a probability differs by more than TOLERANCE, or a clip's top-1 differs.
+    """
+    if len(clips) < max(PARITY_BATCHES):
+        raise ExportError(
+            f"parity wants {max(PARITY_BATCHES)} test clips or more, there are {len(clips)}"
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    # A GPU would compute the reference with fewer bits than the tolerance asks for (TF32).
+    with tf.device("/CPU:0"):
+        wanted = model.predict(clips, batch_size=max(PARITY_BATCHES), verbose=0)
+    differences: dict[str, float] = {}
+    answers: dict[int, npt.NDArray[np.float32]] = {}
+    for size in PARITY_BATCHES:
+        answers[size] = np.concatenate(
+            [
+                session.run([OUTPUT_NAME], {INPUT_NAME: clips[start : start + size]})[0]
+                for start in range(0, len(clips), size)
+            ]
+        )
+        difference = np.abs(answers[size] - wanted).max()
+        # Not "difference > TOLERANCE": NaN must not pass.
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"the ONNX graph differs from the Keras model by {difference:.2e} at batch {size}; "
+                f"at most {TOLERANCE:.0e} passes"
+            )
+        changed = int((answers[size].argmax(axis=1) != wanted.argmax(axis=1)).sum())
+        if changed:
+            raise ExportError(
+                f"the ONNX graph gives {changed} of {len(clips)} clips another class at batch "
+                f"{size}"
+            )
+        differences[str(size)] = float(difference)
+    return answers[PARITY_BATCHES[0]], {
+        "clips": len(clips),
+        "max_abs_difference": differences,
+        "tolerance": TOLERANCE,
+        "top1_equal": True,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _training_record(
+    run: RunDirectory, config: dict[str, Any], metrics: dict[str, Any], model: keras.Model
+) -> dict[str, Any]:
+    counts = {name: len(run.read_split(name, "path")) for name in ("train", "validation", "test")}
+    return {
+        "dataset": config["dataset"],
+        "split": config["split"],
+        "seed": config["seed"],
+        "counts": counts,
+        "parameters": model.count_params(),
+        "best_epoch": metrics["best_epoch"],
+        "epochs_run": metrics["epochs_run"],
+        "seconds": metrics["training_seconds"],
+        "libraries": {
+            "python": platform.python_version(),
+            **{library: version(library) for library in _LIBRARIES},
+        },
+        "git_commit": config["git_commit"],
+        "config": config,
+    }
+
+
+def _versions(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return [path for path in parent.iterdir() if path.name.isdecimal()]
+
+
+def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent: Path) -> Path:
+    """Put everything into a folder that the service does not look at, then rename that folder."""
+    published = replace(manifest, sha256=hashlib.sha256(content).hexdigest())
+    staging = parent / f".{manifest.version}-{os.getpid()}"
+    staging.mkdir(parents=True)
+    try:
+        _write(staging / "model.onnx", content)
+        _write(staging / "manifest.json", published.to_json().encode())
+        _write(staging / "card.md", write_card(published).encode())
+        for name in _PLOTS:
+            _write(staging / name, (run.path / name).read_bytes())
+        target = parent / str(manifest.version)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging)
+        raise
+    return target
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export",
+        description="Export a finished run to ONNX, check it on the test clips, publish it.",
+    )
+    parser.add_argument("run", type=Path, help="the run's directory")
+    parser.add_argument("--data", type=Path, required=True, help="the folder it was trained on")
+    parser.add_argument("--publish", type=Path, required=True, help="models folder")
+    parser.add_argument("--cache", type=Path, help="decoded clips (default: cache/ beside the run)")
+    options = parser.parse_args(arguments)
+    try:
+        run = RunDirectory.open(options.run)
+        config = run.read_json("config.json")
+        index = index_clips(options.data, classes=config["classes"])
+        test = index.select(run.read_split("test", "path"))
+        entries = decode_clips(
+            test,
+            ClipSpec.from_dict(config["clip_spec"]),
+            options.cache or run.path.parent / "cache",
+        )
+        published = publish_run(run, options.publish, test_clips=load_clips(entries, test.clips))
+    except (DataError, ExportError, ManifestError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"published {published}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
