@@ -10,6 +10,7 @@
     ├── UploadTooLargeError            upload_too_large
     ├── UnsupportedMediaTypeError      unsupported_media_type
     ├── UnsupportedEncodingError       unsupported_encoding
+    ├── DecoderCrashedError            decoder_crashed
     ├── OverloadedError                overloaded
     ├── ModelOutputError               model_output_invalid
     ├── InferenceError                 inference_failed
@@ -74,6 +75,7 @@ KINDS: Mapping[str, ProblemKind] = {
         ProblemKind("encrypted_video", 422, "Encrypted video"),
         ProblemKind("decode_failed", 422, "Video cannot be decoded"),
         ProblemKind("decode_timeout", 422, "Video takes too long to decode"),
+        ProblemKind("decoder_crashed", 422, "Video crashes the decoder"),
         ProblemKind("too_many_pixels", 422, "Picture too large"),
         ProblemKind("too_long", 422, "Video too long"),
         ProblemKind("too_many_streams", 422, "Too many streams in the file"),
@@ -152,6 +154,12 @@ class UnsupportedEncodingError(ServiceError):
     """The body is compressed; the service never inflates one."""
 
     code = "unsupported_encoding"
+
+
+class DecoderCrashedError(ServiceError):
+    """The decoder crashed on the video, or needed more memory than it may use."""
+
+    code = "decoder_crashed"
 
 
 class OverloadedError(ServiceError):

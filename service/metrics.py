@@ -21,6 +21,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from clip.manifest import ModelManifest
+from service.decoding import RESTART_REASONS
 from service.errors import KINDS
 
 #: Seconds. Prometheus's own defaults end at 10 s, which a long upload passes.
@@ -100,9 +101,17 @@ class Metrics:
             buckets=BATCH_SIZE_BUCKETS,
             registry=self.registry,
         )
+        self._decoder_restarts = Counter(
+            "har_decoder_restarts_total",
+            "Decoder processes replaced, by why.",
+            ("reason",),
+            registry=self.registry,
+        )
         # A counter that appears with its first event hides that event from rate().
         for code in KINDS:
             (self._rejected if is_refusal(code) else self._failures).labels(code)
+        for reason in RESTART_REASONS:
+            self._decoder_restarts.labels(reason)
 
     @contextmanager
     def track_in_flight(self) -> Iterator[None]:
@@ -126,6 +135,10 @@ class Metrics:
     def observe_batch(self, model: str, clips: int) -> None:
         """Note how many clips shared a run."""
         self._batch_size.labels(model).observe(clips)
+
+    def count_decoder_restart(self, reason: str) -> None:
+        """Count a replaced decoder; `reason` is one of RESTART_REASONS."""
+        self._decoder_restarts.labels(reason).inc()
 
     def count_prediction(self, model: str, label: str) -> None:
         """Count a classified clip."""

@@ -13,6 +13,7 @@ from clip import Limits
 from service.admission import Admission
 from service.decoding import DecodePool
 from service.errors import NotReadyError, StoppingError
+from service.forkserver import ForkServerError
 from service.inference import ModelLoadError, SessionConfig
 from service.metrics import Metrics
 from service.pipeline import Pipeline
@@ -22,7 +23,7 @@ from service.spool import Spool
 
 logger: Final = logging.getLogger(__name__)
 
-StartError = ModelLoadError | SettingsError
+StartError = ModelLoadError | SettingsError | ForkServerError
 
 
 class Phase(StrEnum):
@@ -44,8 +45,8 @@ def load_models(settings: Settings) -> ModelRegistry:
     )
 
 
-def build_decoders(settings: Settings) -> DecodePool:
-    """The decoders that the settings ask for."""
+def build_decoders(settings: Settings, metrics: Metrics) -> DecodePool:
+    """The decoders that the settings ask for; their replacements are counted in `metrics`."""
     limits = Limits(
         max_pixels=settings.max_pixels,
         max_frames=settings.max_frames,
@@ -54,7 +55,14 @@ def build_decoders(settings: Settings) -> DecodePool:
         max_stream_bytes=settings.max_upload_bytes,
         max_streams=settings.max_streams,
     )
-    return DecodePool(workers=settings.decoders, limits=limits, timeout_s=settings.decode_timeout_s)
+    return DecodePool(
+        workers=settings.decoders,
+        limits=limits,
+        timeout_s=settings.decode_timeout_s,
+        memory_bytes=settings.decoder_memory_bytes,
+        max_jobs=settings.decoder_max_jobs,
+        on_restart=metrics.count_decoder_restart,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +72,13 @@ class Collaborators:
     Attributes:
         load_models: called in a thread.
         build_decoders: called once, before anything runs.
-        on_ready: called in the event loop when every model is loaded, verified and warmed.
+        on_ready: called in the event loop when every model is loaded, verified and warmed and the
+            decoders run.
         on_failure: called in the event loop with the reason if that cannot be.
     """
 
     load_models: Callable[[Settings], ModelRegistry] = load_models
-    build_decoders: Callable[[Settings], DecodePool] = build_decoders
+    build_decoders: Callable[[Settings, Metrics], DecodePool] = build_decoders
     on_ready: Callable[[ModelRegistry], None] = lambda registry: None
     on_failure: Callable[[Exception], None] = lambda error: None
 
@@ -84,8 +93,9 @@ class Runtime:
         self.admission = Admission(
             max_in_flight=settings.max_in_flight, max_waiting=settings.max_waiting
         )
+        self._decoders = collaborators.build_decoders(settings, self.metrics)
         self.pipeline = Pipeline(
-            collaborators.build_decoders(settings),
+            self._decoders,
             self.metrics,
             max_batch_size=settings.max_batch_size,
             max_queued=settings.max_in_flight,
@@ -96,7 +106,7 @@ class Runtime:
         self._loading: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to load the models; the service answers, but is not ready, in the meantime."""
+        """Begin to load the models and start the decoders; not ready in the meantime."""
         self._loading = asyncio.create_task(self._load(), name="load-models")
 
     @property
@@ -118,7 +128,7 @@ class Runtime:
         self.phase = Phase.STOPPING
 
     async def stop(self) -> None:
-        """Finish what is under way and end every thread."""
+        """Finish what is under way and end every thread and process."""
         self.begin_stop()
         if self._loading is not None:
             self._loading.cancel()
@@ -127,11 +137,13 @@ class Runtime:
 
     async def _load(self) -> None:
         try:
-            registry = await asyncio.to_thread(self._load_models)
+            registry, _ = await asyncio.gather(
+                asyncio.to_thread(self._load_models), self._decoders.start()
+            )
         except Exception as error:
             self.phase = Phase.FAILED
             if not isinstance(error, StartError):
-                logger.exception("the models cannot be loaded")
+                logger.exception("the service cannot start")
             self._collaborators.on_failure(error)
             return
         self.pipeline.start(registry)

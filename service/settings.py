@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     shutdown_grace_s: int = Field(default=20, ge=0)
 
     decoders: int = Field(default_factory=count_usable_cpus, ge=1)
+    decoder_memory_bytes: int = Field(default=1024 * _MEBIBYTE, ge=64 * _MEBIBYTE)
+    decoder_max_jobs: int = Field(default=200, ge=1)
     decode_timeout_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
     max_pixels: int = Field(default=4096 * 2304, ge=1)
     max_frames: int = Field(default=36_000, ge=1)

@@ -14,11 +14,12 @@ import json
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import httpx
@@ -27,18 +28,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from clip import ClipSpec, Limits, SampledClip, sample_clip
+from clip import ClipSpec, Limits
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME, ModelManifest
 from service.app import create_app
 from service.batching import Frames, Outcome, RunBatch
 from service.decoding import DecodePool
+from service.metrics import Metrics
 from service.registry import ModelRegistry
 from service.runtime import Collaborators, Runtime, load_models
 from service.server import Server, open_listener
 from service.settings import Settings
+from tests.service.gate import WAIT_S, Gate
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
-WAIT_S = 20.0
 MAX_UPLOAD_BYTES = 256 * 1024
 DEFAULTS = Collaborators()
 
@@ -299,47 +301,38 @@ class LiveService:
         return len(list(Path("/proc/self/fd").iterdir()))
 
 
-class Gate:
-    """Holds up whoever passes through until open() is called."""
-
-    def __init__(self) -> None:
-        self._opened = threading.Event()
-        self._arrival = threading.Condition()
-        self.arrived = 0
-
-    def open(self) -> None:
-        self._opened.set()
-
-    def await_arrivals(self, count: int) -> None:
-        """Block until so many have come to the gate."""
-        with self._arrival:
-            assert self._arrival.wait_for(lambda: self.arrived >= count, WAIT_S)
-
-    def pass_through(self) -> None:
-        with self._arrival:
-            self.arrived += 1
-            self._arrival.notify_all()
-        assert self._opened.wait(WAIT_S), "nobody opened the gate"
-
-
 @pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    gate = Gate(folder)
     yield gate
     gate.open()
 
 
 @pytest.fixture
-def gated_decoders(gate: Gate) -> Collaborators:
+def gated_job(gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a decoder's job that waits at the gate before each clip."""
+    name = f"gated_job_{uuid.uuid4().hex}"
+    (tmp_path / f"{name}.py").write_text(
+        "from pathlib import Path\n"
+        "from clip import sample_clip\n"
+        "from tests.service.gate import Gate\n"
+        "def sample(file, spec, limits):\n"
+        f"    Gate(Path({str(tmp_path / 'gate')!r})).pass_through()\n"
+        "    return sample_clip(file, spec, limits)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"{name}:sample"
+
+
+@pytest.fixture
+def gated_decoders(gated_job: str) -> Collaborators:
     """One decoder, which waits at the gate before each clip."""
 
-    def sample(file: BinaryIO, spec: ClipSpec, limits: Limits) -> SampledClip:
-        gate.pass_through()
-        return sample_clip(file, spec, limits)
-
-    def build(settings: Settings) -> DecodePool:
+    def build(settings: Settings, metrics: Metrics) -> DecodePool:
         return DecodePool(
-            workers=1, limits=Limits(), timeout_s=settings.decode_timeout_s, sample=sample
+            workers=1, limits=Limits(), timeout_s=settings.decode_timeout_s, job=gated_job
         )
 
     return Collaborators(build_decoders=build)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.decoding import RESTART_REASONS
 from service.errors import KINDS
 from service.metrics import STAGES, Metrics
 from service.settings import Settings
@@ -47,6 +48,13 @@ def test_every_setting_is_documented_with_its_default() -> None:
         assert meaning.endswith(".")
         for suffix, named in (("_S", "seconds"), ("_BYTES", "bytes"), ("_PIXELS", "pixels")):
             assert not name.upper().endswith(suffix) or unit == named
+
+
+def test_every_reason_to_replace_a_decoder_is_documented() -> None:
+    text = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    table = text[text.index("| decoder replaced |") :].split("\n\n")[0]
+    reasons = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
+    assert reasons == list(RESTART_REASONS)
 
 
 def test_every_problem_is_documented_with_its_status() -> None:

@@ -35,18 +35,15 @@ def test_the_problem_carries_the_id(service, expect_problem) -> None:
 
 
 def test_an_unexpected_error_is_500_and_keeps_its_words_to_the_log(
-    start_service, red_clip, expect_problem, caplog
+    start_service, expect_problem, caplog
 ) -> None:
-    def fail(file, spec, limits):
-        raise RuntimeError("/secret/path")
-
     broken = Collaborators(
-        build_decoders=lambda settings: DecodePool(
-            workers=1, limits=Limits(), timeout_s=1, sample=fail
+        build_decoders=lambda settings, metrics: DecodePool(
+            workers=1, limits=Limits(), timeout_s=1, job="tests.service.decoder_jobs:misbehave"
         )
     )
     with start_service(broken) as service:
-        problem = expect_problem(service.predict(red_clip), 500, "internal_error")
+        problem = expect_problem(service.predict(b"bug"), 500, "internal_error")
         assert "secret" not in str(problem)
         assert service.metric("har_failures_total", reason="internal_error") == 1
     (record,) = (record for record in caplog.records if record.exc_info)

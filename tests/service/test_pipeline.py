@@ -26,6 +26,7 @@ async def piping(model: OnnxModel, metrics: Metrics) -> AsyncIterator[Pipeline]:
     decoders = DecodePool(workers=1, limits=Limits(), timeout_s=20)
     pipeline = Pipeline(decoders, metrics, max_batch_size=4, max_queued=8)
     pipeline.start([model])
+    await decoders.start()
     try:
         yield pipeline
     finally:

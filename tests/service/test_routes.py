@@ -7,7 +7,12 @@ import threading
 
 import pytest
 
+from clip import Limits
 from service.context import UNKNOWN_MODEL
+from service.decoding import DecodePool
+from service.metrics import Metrics
+from service.runtime import Collaborators
+from service.settings import Settings
 
 
 def test_a_prediction_tells_all_about_it(service, red_clip) -> None:
@@ -198,6 +203,26 @@ def test_the_limits_of_the_settings_reach_the_decoder(
 ) -> None:
     with start_service(**changes) as service:
         expect_problem(service.predict(make_clip(codec="libx264")), 422, code)
+
+
+def test_f52_a_crash_is_422_and_the_next_clip_is_answered(
+    start_service, expect_problem, red_clip
+) -> None:
+    def build(settings: Settings, metrics: Metrics) -> DecodePool:
+        return DecodePool(
+            workers=2,
+            limits=Limits(),
+            timeout_s=settings.decode_timeout_s,
+            job="tests.service.decoder_jobs:misbehave",
+            on_restart=metrics.count_decoder_restart,
+        )
+
+    with start_service(Collaborators(build_decoders=build)) as service:
+        problem = expect_problem(service.predict(b"crash"), 422, "decoder_crashed")
+        assert problem["detail"] == "The decoder crashed on this video."
+        assert service.predict(red_clip).json()["label"] == "red"
+        assert service.metric("har_decoder_restarts_total", reason="crashed") == 1
+        assert service.metric("har_rejected_total", reason="decoder_crashed") == 1
 
 
 # --- models that misbehave ------------------------------------------------------------------------
