@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 
+from service.access import KEY_HEADER
 from service.app import create_app
 from service.registry import ModelRegistry
 from service.runtime import Collaborators
@@ -32,7 +33,7 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         server.should_exit = True
 
     def greet(registry: ModelRegistry) -> None:
-        print(_greeting(listener, registry), flush=True)
+        print(_greeting(listener, registry, settings), flush=True)
 
     app = create_app(settings, Collaborators(on_ready=greet, on_failure=fail))
     server = Server(app, shutdown_grace_s=settings.shutdown_grace_s)
@@ -46,15 +47,16 @@ def serve(settings: Settings, listener: socket.socket) -> int:
     return _EXIT_START_FAILED if failures else 0
 
 
-def _greeting(listener: socket.socket, registry: ModelRegistry) -> str:
+def _greeting(listener: socket.socket, registry: ModelRegistry, settings: Settings) -> str:
     host, port = listener.getsockname()[:2]
     if host in _ALL_INTERFACES:
         host = "localhost"
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     models = ", ".join(f"{model.manifest.name} {model.manifest.version}" for model in registry)
+    key = f"-H '{KEY_HEADER}: ...' " if settings.api_keys else ""
     return (
         f"har-service is ready at {address} ({models}), docs at {address}/docs. "
-        f"Try: curl -F file=@clip.mp4 {address}/predict"
+        f"Try: curl {key}-F file=@clip.mp4 {address}/predict"
     )
 
 

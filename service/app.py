@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
+from service.access import Access
 from service.descriptions import complete_document, describe_app
 from service.errors import install_error_handlers
 from service.middleware import RequestMiddleware
@@ -39,6 +40,7 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
 
     app = FastAPI(lifespan=lifespan, redoc_url=None, **describe_app())
     app.state.runtime = runtime
+    app.state.access = Access(settings.api_keys or ())
     app.add_middleware(RequestMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
     app.include_router(router)

@@ -35,7 +35,7 @@ PREDICT_BODY: Final[dict[str, Any]] = {
 _OUTSIDE_CODES = frozenset({"bad_request", "not_found", "method_not_allowed"})
 _CODES_BY_PATH: Final[Mapping[str, frozenset[str]]] = {
     "/predict": frozenset(KINDS) - _OUTSIDE_CODES,
-    "/models": frozenset({"internal_error", "not_ready", "stopping"}),
+    "/models": frozenset({"internal_error", "not_ready", "stopping", "unauthorized"}),
     "/health/live": frozenset({"internal_error"}),
     "/health/ready": frozenset({"internal_error", "not_ready", "stopping"}),
     "/metrics": frozenset({"internal_error"}),

@@ -5,6 +5,7 @@
     ├── MissingFileError               missing_file
     ├── TooManyPartsError              too_many_parts
     ├── MalformedMultipartError        malformed_multipart
+    ├── UnauthorizedError              unauthorized
     ├── UnknownModelError              unknown_model
     ├── UploadTimeoutError             upload_timeout
     ├── UploadTooLargeError            upload_too_large
@@ -62,6 +63,7 @@ KINDS: Mapping[str, ProblemKind] = {
         ProblemKind("empty_file", 400, "Empty file"),
         ProblemKind("too_many_parts", 400, "Too many parts in the form"),
         ProblemKind("malformed_multipart", 400, "Malformed multipart body"),
+        ProblemKind("unauthorized", 401, "Key missing or not accepted"),
         ProblemKind("not_found", 404, "No such address"),
         ProblemKind("unknown_model", 404, "Unknown model"),
         ProblemKind("method_not_allowed", 405, "Method not allowed"),
@@ -124,6 +126,12 @@ class MalformedMultipartError(ServiceError):
     """The body is not the multipart/form-data that its header announces."""
 
     code = "malformed_multipart"
+
+
+class UnauthorizedError(ServiceError):
+    """Keys are set, and the request has none of them."""
+
+    code = "unauthorized"
 
 
 class UnknownModelError(ServiceError):

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.datastructures import QueryParams
 
+from service.access import require_key
 from service.context import UNKNOWN_MODEL, get_context
 from service.deadline import Deadline
 from service.descriptions import PREDICT_BODY, document_problems
@@ -46,6 +47,7 @@ RuntimeDependency = Annotated[Runtime, Depends(get_runtime)]
     summary="Classify the activity in a video",
     response_description="The clip's classes, what was found in the file, and where the time went.",
     responses=document_problems("/predict"),
+    dependencies=[Depends(require_key)],
     openapi_extra={"requestBody": PREDICT_BODY},
 )
 async def predict(
@@ -62,8 +64,8 @@ async def predict(
 ) -> PredictionReport:
     """Send the video as the field `file` of a form, or as the body itself.
 
-    Everything that the headers tell (the model's name, the size, the kind of body) is checked
-    before the first byte of the body is read.
+    Everything that the headers tell (the key, the model's name, the size, the kind of body) is
+    checked before the first byte of the body is read.
     """
     context = get_context(request)
     settings = runtime.settings
@@ -98,6 +100,7 @@ async def predict(
     summary="List the models",
     response_description="The models, by name.",
     responses=document_problems("/models"),
+    dependencies=[Depends(require_key)],
 )
 async def list_models(runtime: RuntimeDependency) -> ModelsReport:
     """Every model that is served: its classes, its input, where it runs, how good it is."""

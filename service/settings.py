@@ -6,11 +6,13 @@ docs/settings.md says what each is for; a test holds it to this module.
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "HAR_"
 
@@ -20,6 +22,11 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEBIBYTE = 1024 * 1024
+
+#: Their values are in no message.
+_SECRET_FIELDS = frozenset({"api_keys"})
+# Visible ASCII, which any client can put into a header; long enough not to be guessed.
+_API_KEY = re.compile(r"[!-~]{16,}\Z")
 
 
 class SettingsError(ValueError):
@@ -48,6 +55,14 @@ def find_models_dir() -> Path:
     return here if here.is_dir() else _CHECKOUT / "models"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name other than localhost may be any."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 class Settings(BaseSettings):
     """Each field is the variable HAR_<FIELD>; an empty variable counts as unset."""
 
@@ -58,6 +73,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     log_level: LogLevel = "info"
+
+    api_keys: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
+    allow_unauthenticated: bool = False
 
     models_dir: Path = Field(default_factory=find_models_dir)
     default_model: str | None = None
@@ -81,6 +99,27 @@ class Settings(BaseSettings):
     max_frames: int = Field(default=36_000, ge=1)
     max_duration_s: float = Field(default=1_200.0, gt=0, allow_inf_nan=False)
     max_streams: int = Field(default=32, ge=1)
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        keys = [key.strip() for key in value.split(",")]
+        if not all(_API_KEY.match(key) for key in keys):
+            raise ValueError(
+                "keys are separated by commas, each of at least 16 visible ASCII characters"
+            )
+        return keys
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Self:
+        if not (is_loopback(self.host) or self.api_keys or self.allow_unauthenticated):
+            raise ValueError(
+                f"HAR_HOST={self.host} may be reached from other machines: set HAR_API_KEYS, or "
+                "HAR_ALLOW_UNAUTHENTICATED=1 if whoever can reach it may use it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -111,6 +150,8 @@ def load_settings() -> Settings:
             message = fault["msg"].removeprefix("Value error, ")
             if fault["loc"]:
                 variable = ENV_PREFIX + str(fault["loc"][0]).upper()
-                message = f"{variable}={fault['input']}: {message}"
+                secret = fault["loc"][0] in _SECRET_FIELDS
+                shown = variable if secret else f"{variable}={fault['input']}"
+                message = f"{shown}: {message}"
             lines.append(message)
         raise SettingsError("\n".join(lines)) from error

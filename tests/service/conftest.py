@@ -419,6 +419,12 @@ def start_service(tmp_path: Path, models_dir: Path) -> StartService:
 
 
 @pytest.fixture(scope="session")
+def start_shared() -> StartService:
+    """start_shared(spool_dir, models_dir, **settings): a service for more than one test."""
+    return run_service
+
+
+@pytest.fixture(scope="session")
 def shared_service(
     tmp_path_factory: pytest.TempPathFactory, models_dir: Path
 ) -> Iterator[LiveService]:

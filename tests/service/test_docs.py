@@ -44,6 +44,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
             assert default == "unset"
         else:
             text = f"{field.default:g}" if isinstance(field.default, float) else field.default
+            text = int(text) if isinstance(text, bool) else text
             assert default == f"`{text}`"
         assert meaning.endswith(".")
         for suffix, named in (("_S", "seconds"), ("_BYTES", "bytes"), ("_PIXELS", "pixels")):

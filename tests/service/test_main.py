@@ -76,6 +76,13 @@ def test_a_bad_setting_ends_the_start_with_its_variable() -> None:
     assert err.startswith("har-service cannot start: HAR_PORT=http: ")
 
 
+def test_f24_a_start_for_all_the_world_without_keys_is_refused() -> None:
+    code, err = failed_start({"HAR_PORT": 0, "HAR_HOST": "0.0.0.0"})
+    assert code == 2
+    assert err.startswith("har-service cannot start: HAR_HOST=0.0.0.0 ")
+    assert "HAR_API_KEYS" in err
+
+
 def test_a_taken_port_ends_the_start_with_its_variable() -> None:
     with open_listener("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]

@@ -95,6 +95,55 @@ def test_values_at_odds_with_each_other_are_refused_naming_both(
         load_settings()
 
 
+KEYS = "correct-horse-battery", "staple-0123456789"
+
+
+def test_keys_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_API_KEYS", " , ".join(KEYS))
+    keys = load_settings().api_keys
+    assert keys is not None
+    assert tuple(key.get_secret_value() for key in keys) == KEYS
+
+
+@pytest.mark.parametrize("text", ["short-secret", f"{KEYS[0]},", f"{KEYS[0]},two words are no key"])
+def test_f23_a_bad_key_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("HAR_API_KEYS", text)
+    with pytest.raises(SettingsError, match=r"\AHAR_API_KEYS: keys are separated") as refused:
+        load_settings()
+    assert not any(word in str(refused.value) for word in ("secret", KEYS[0], "words"))
+
+
+def test_f23_keys_are_not_in_what_is_printed_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HAR_API_KEYS", ",".join(KEYS))
+    settings = load_settings()
+    for text in (repr(settings), str(settings), settings.model_dump_json()):
+        assert not any(key in text for key in KEYS)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_f24_an_address_for_others_needs_keys_or_a_word_that_it_does_not(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("HAR_HOST", host)
+    with pytest.raises(SettingsError, match=f"HAR_HOST={host} .*HAR_ALLOW_UNAUTHENTICATED=1"):
+        load_settings()
+    monkeypatch.setenv("HAR_ALLOW_UNAUTHENTICATED", "1")
+    assert load_settings().host == host
+    monkeypatch.delenv("HAR_ALLOW_UNAUTHENTICATED")
+    monkeypatch.setenv("HAR_API_KEYS", KEYS[0])
+    assert load_settings().host == host
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "::1"])
+def test_an_address_of_this_machine_alone_needs_no_keys(
+    monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("HAR_HOST", host)
+    assert load_settings().host == host
+
+
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HAR_DEFAULT_MODEL", "")
     monkeypatch.setenv("HAR_PORT", "")
