@@ -1,7 +1,8 @@
 """Receiving a video: what its headers allow, then its body, counted, into a private file.
 
 A body is refused from its headers where they suffice, before its first byte is asked for; a client
-that sent `Expect: 100-continue` then never sends it.
+that sent `Expect: 100-continue` then never sends it. A file that is no video is refused once its
+first kilobyte is there: the rest is neither stored nor waited for.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 
 from clip.errors import EmptyFileError
+from clip.sniff import SNIFF_BYTES, sniff
 from service.deadline import Deadline
 from service.errors import (
     MalformedMultipartError,
@@ -110,6 +112,7 @@ async def receive_upload(
     Raises:
         UploadTooLargeError: more bytes came than allowed; the rest is not read.
         UploadTimeoutError: the deadline passed before the body's end.
+        UnknownContainerError: the file's first bytes are no video's; the rest is not read.
         EmptyFileError, MissingFileError, TooManyPartsError, MalformedMultipartError: see their
         names.
         SpoolFullError: the file could not be written.
@@ -123,8 +126,6 @@ async def receive_upload(
                     await writer.write_if_due()
             else:
                 await _receive_form(chunks, body_format.boundary, writer)
-            if not writer.size_bytes:
-                raise EmptyFileError("The file is empty.")
             file = await writer.finish()
         yield Upload(file, writer.size_bytes)
     finally:
@@ -175,14 +176,22 @@ class _SpoolWriter:
         self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
         self._pending = bytearray()
+        self._sniffed = False
         self.size_bytes = 0
 
     def add(self, chunk: bytes) -> None:
-        """Take more of the file. Raises UploadTooLargeError at the first byte above the limit."""
+        """Take more of the file.
+
+        Raises:
+            UploadTooLargeError: at the first byte above the limit.
+            UnknownContainerError: once enough has come to tell.
+        """
         self.size_bytes += len(chunk)
         if self.size_bytes > self._max_bytes:
             raise _too_large(self._max_bytes)
         self._pending += chunk
+        if self.size_bytes >= SNIFF_BYTES:
+            self._sniff()
 
     async def write_if_due(self) -> None:
         """Write once enough has come together to be worth a thread's while."""
@@ -190,13 +199,24 @@ class _SpoolWriter:
             await self._write()
 
     async def finish(self) -> BinaryIO:
-        """Write what is left; the file, at its end."""
+        """Write what is left; the file, at its end.
+
+        Raises:
+            EmptyFileError, UnknownContainerError: a file too short to tell before.
+        """
+        self._sniff()
         return await self._write()
 
     async def close(self) -> None:
         """Close the file, which deletes it."""
         if self._file is not None:
             await _finish_in_thread(self._file.close)
+
+    def _sniff(self) -> None:
+        """Look at the first bytes, once; nothing has been written yet when add() or finish() do."""
+        if not self._sniffed:
+            sniff(bytes(self._pending[:SNIFF_BYTES]))
+            self._sniffed = True
 
     async def _write(self) -> BinaryIO:
         data, self._pending = self._pending, bytearray()

@@ -10,6 +10,7 @@ import pytest
 from clip import Limits
 from service.decoding import DecodePool
 from service.runtime import Collaborators
+from tests.service.decoder_jobs import VIDEO_BEGINNING
 
 
 @pytest.mark.parametrize("request_id", ["abc-123", "A.b_c", "x" * 64])
@@ -43,7 +44,7 @@ def test_an_unexpected_error_is_500_and_keeps_its_words_to_the_log(
         )
     )
     with start_service(broken) as service:
-        problem = expect_problem(service.predict(b"bug"), 500, "internal_error")
+        problem = expect_problem(service.predict(VIDEO_BEGINNING + b"bug"), 500, "internal_error")
         assert "secret" not in str(problem)
         assert service.metric("har_failures_total", reason="internal_error") == 1
     (record,) = (record for record in caplog.records if record.exc_info)

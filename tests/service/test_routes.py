@@ -13,6 +13,7 @@ from service.decoding import DecodePool
 from service.metrics import Metrics
 from service.runtime import Collaborators
 from service.settings import Settings
+from tests.service.decoder_jobs import VIDEO_BEGINNING
 
 
 def test_a_prediction_tells_all_about_it(service, red_clip) -> None:
@@ -218,7 +219,9 @@ def test_f52_a_crash_is_422_and_the_next_clip_is_answered(
         )
 
     with start_service(Collaborators(build_decoders=build)) as service:
-        problem = expect_problem(service.predict(b"crash"), 422, "decoder_crashed")
+        problem = expect_problem(
+            service.predict(VIDEO_BEGINNING + b"crash"), 422, "decoder_crashed"
+        )
         assert problem["detail"] == "The decoder crashed on this video."
         assert service.predict(red_clip).json()["label"] == "red"
         assert service.metric("har_decoder_restarts_total", reason="crashed") == 1
