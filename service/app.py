@@ -11,6 +11,7 @@ from service.access import Access
 from service.descriptions import complete_document, describe_app
 from service.errors import install_error_handlers
 from service.middleware import RequestMiddleware
+from service.reference import reference_router
 from service.routes import router
 from service.runtime import Collaborators, Runtime
 from service.settings import Settings
@@ -38,11 +39,12 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
         finally:
             await runtime.stop()
 
-    app = FastAPI(lifespan=lifespan, redoc_url=None, **describe_app())
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, **describe_app())
     app.state.runtime = runtime
     app.state.access = Access(settings.api_keys or ())
     app.add_middleware(RequestMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
     app.include_router(router)
+    app.include_router(reference_router)
     complete_document(app)
     return app
