@@ -1,9 +1,11 @@
 """What sampling a clip costs against the usual ways: python -m benchmarks.decode_cost [--rounds 5].
 
-Makes two 10 s 1080p H.264 clips with B-frames (a key frame every 30 and every 250 frames), then
-takes turns between `clip.read_clip`, decoding every frame in order with PyAV on one thread, and 20
-OpenCV seeks (the tutorials' way), and writes medians of CPU time to
-benchmarks/reports/decode_cost.md. About four minutes.
+Makes four 10 s 1080p H.264 clips with B-frames (a key frame every 30 and every 250 frames; a
+pyramid of B-frames, x264's default, and none, as many hardware encoders write), then takes turns
+between `clip.read_clip`, decoding every frame in order with PyAV on one thread, decoding the
+reference frames alone (what any exact way has to decode where no key frame can be jumped to), and
+20 OpenCV seeks (the tutorials' way). Writes medians of CPU time to
+benchmarks/reports/decode_cost.md. About eight minutes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -25,9 +28,11 @@ from clip import read_clip
 
 FRAMES, RATE, HEIGHT, WIDTH = 300, 30, 1080, 1920
 KEY_FRAME_GAPS = (30, 250)
+#: x264's b_pyramid and what the report calls it. In a pyramid every other B-frame is a reference.
+B_FRAMES = {"normal": "pyramid", "none": "plain"}
 
 
-def make_clip(path: Path, key_frame_gap: int) -> None:
+def make_clip(path: Path, key_frame_gap: int, b_pyramid: str) -> None:
     """Write a clip like filmed footage: a turning camera, moving things, a little sensor noise."""
     rng = np.random.default_rng(7)
     scene = _texture(rng, 2 * HEIGHT, 2 * WIDTH, detail=6)
@@ -37,7 +42,7 @@ def make_clip(path: Path, key_frame_gap: int) -> None:
     noise = rng.normal(0, 3, (HEIGHT + 64, WIDTH + 64, 1)).astype(np.int16)
     with av.open(str(path), "w") as output:
         options = {"crf": "23", "bf": "3", "g": str(key_frame_gap), "sc_threshold": "0"}
-        options["keyint_min"] = str(key_frame_gap)
+        options |= {"keyint_min": str(key_frame_gap), "b-pyramid": b_pyramid}
         stream = output.add_stream("libx264", rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for index in range(FRAMES):
@@ -70,6 +75,16 @@ def every_frame_in_order(path: Path) -> None:
             pass
 
 
+def reference_frames_alone(path: Path) -> None:
+    """Decode with PyAV on one thread what other frames refer to, converting none."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        stream.codec_context.skip_frame = "NONREF"
+        for _ in container.decode(stream):
+            pass
+
+
 def opencv_seeks(path: Path) -> None:
     """Seek to 20 evenly spaced frames, read and resize each."""
     capture = cv2.VideoCapture(str(path))
@@ -96,24 +111,26 @@ def main() -> None:
     ways: dict[str, Callable[[Path], object]] = {
         "read_clip": read_clip,
         "every frame in order, PyAV": every_frame_in_order,
+        "reference frames alone, PyAV": reference_frames_alone,
         "20 seeks, OpenCV": opencv_seeks,
     }
     lines = [
-        "| key frame every | way | CPU ms, median | read_clip takes |",
-        "|---|---|---|---|",
+        "| key frame every | B-frames | way | CPU ms, median | read_clip takes |",
+        "|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
-        for gap in KEY_FRAME_GAPS:
-            path = Path(folder) / f"{gap}.mp4"
-            make_clip(path, gap)
+        for gap, (b_pyramid, b_frames) in product(KEY_FRAME_GAPS, B_FRAMES.items()):
+            path = Path(folder) / f"{gap}-{b_frames}.mp4"
+            make_clip(path, gap, b_pyramid)
             taken: dict[str, list[float]] = {name: [] for name in ways}
             for _ in range(rounds):
                 for name, work in ways.items():
                     taken[name].append(cpu_seconds(work, path) * 1e3)
             ours = median(taken["read_clip"])
             for name, times in taken.items():
+                middle = median(times)
                 lines.append(
-                    f"| {gap} | {name} | {median(times):.0f} | {ours / median(times):.2f} of it |"
+                    f"| {gap} | {b_frames} | {name} | {middle:.0f} | {ours / middle:.2f} of it |"
                 )
     write_report(
         "decode_cost",

@@ -76,8 +76,8 @@ def main() -> None:
         "| network | batch | stock export, ms a clip | arranged, ms a clip | times faster |",
         "|---|---|---|---|---|",
     ]
-    for name, build in MODELS.items():
-        stock, ours = STOCK_MODELS[name](CLASSES, FRAMES), build(CLASSES, FRAMES)
+    for name, build_stock in STOCK_MODELS.items():
+        stock, ours = build_stock(CLASSES, FRAMES), MODELS[name](CLASSES, FRAMES)
         scatter_weights(stock)
         ours.set_weights(stock.get_weights())
         sessions = {

@@ -42,10 +42,10 @@ def main() -> None:
         "| network | stock layers, ms a clip | fast layers, ms a clip | times faster |",
         "|---|---|---|---|",
     ]
-    for name, build in MODELS.items():
+    for name, build_stock in STOCK_MODELS.items():
         models = {
-            "stock": compile_model(STOCK_MODELS[name](CLASSES, FRAMES)),
-            "fast": compile_model(build(CLASSES, FRAMES)),
+            "stock": compile_model(build_stock(CLASSES, FRAMES)),
+            "fast": compile_model(MODELS[name](CLASSES, FRAMES)),
         }
         taken: dict[str, list[float]] = {kind: [] for kind in models}
         for _ in range(arguments.rounds + 2):

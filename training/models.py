@@ -1,4 +1,4 @@
-"""The paper's two networks: ConvLSTM and LRCN, layer for layer.
+"""The networks: the paper's two, ConvLSTM and LRCN, layer for layer, and one that is pretrained.
 
     keras.utils.set_random_seed(seed)
     model = MODELS["lrcn"](num_classes=10)
@@ -12,6 +12,9 @@ answer is (N, num_classes), float32, a softmax. Parameters, checked by tests:
     LRCN        10        783,818   783,114     (the rest: moving statistics of batch normalisation)
 
 The arrangement is that of the paper, of which the layers are faster equivalents (training.layers).
+
+The third is an LRCN too, as the paper allows any CNN for its encoder: EfficientNet-Lite0 with
+ImageNet weights (training.efficientnet), on larger frames. It is what holds on new footage.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from types import MappingProxyType
 import keras
 from keras import layers
 
+from training.efficientnet import build_encoder, load_imagenet_weights
 from training.layers import FrameWise, UnrolledConvLSTM2D, UnrolledLSTM
 
 #: The dropout of both networks, recurrent dropout included.
@@ -91,6 +95,35 @@ def build_lrcn(
     return keras.Model(inputs, outputs, name="lrcn")
 
 
+def build_lrcn_efficientnet(
+    num_classes: int,
+    frames: int = 20,
+    *,
+    height: int = 128,
+    width: int = 128,
+    dropout: float = 0.5,
+) -> keras.Model:
+    """Build an LRCN on EfficientNet-Lite0, the encoder with its ImageNet weights and frozen.
+
+    Beside the LSTM over the frames' features stands their mean over time: on small data sets the
+    LSTM alone knows new footage less well.
+
+    Raises:
+        ValueError: fewer than two classes or frames, or a side that is not a multiple of 32.
+        WeightsError: the pretrained weights are not installed.
+    """
+    inputs = _clip_input(num_classes, frames, height, width)
+    encoder = build_encoder(height, width)
+    load_imagenet_weights(encoder)
+    encoder.trainable = False
+    features = FrameWise(encoder, name="encoder")(inputs)
+    recurrent = UnrolledLSTM(64)(features)
+    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(features), recurrent])
+    x = layers.Dropout(dropout)(x)
+    outputs = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
+    return keras.Model(inputs, outputs, name="lrcn-efficientnet")
+
+
 def _clip_input(num_classes: int, frames: int, height: int, width: int) -> keras.KerasTensor:
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
@@ -102,4 +135,10 @@ def _clip_input(num_classes: int, frames: int, height: int, width: int) -> keras
 
 
 #: Every network by its name, which is also the folder name of its exported models.
-MODELS: Mapping[str, Builder] = MappingProxyType({"convlstm": build_convlstm, "lrcn": build_lrcn})
+MODELS: Mapping[str, Builder] = MappingProxyType(
+    {
+        "convlstm": build_convlstm,
+        "lrcn": build_lrcn,
+        "lrcn-efficientnet": build_lrcn_efficientnet,
+    }
+)
