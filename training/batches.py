@@ -1,36 +1,47 @@
-"""Batches of decoded clips for training, augmented, and for evaluation, as they are."""
+"""Batches of decoded clips for training, shuffled and augmented."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 import numpy.typing as npt
 
-#: Augmentation by chance for each clip; all frames of a clip are changed alike.
-FLIP_PROBABILITY = 0.5
-LEAST_CROP = 0.75
-BRIGHTNESS = 25.0
-CONTRAST = 0.2
+from training.augment import Augmentation
 
 
 class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Shuffled, augmented batches: uint8 (N, frames, height, width, 3) and one-hot (N, classes).
 
-    What an epoch holds depends on the seed and the epoch's number alone, not on how many threads
-    make its batches.
+    What an epoch holds depends on the seed and the epoch's number alone: not on how many threads or
+    processes make its batches, on the order in which they do, nor on the epochs before. In
+    model.fit() the callback FollowEpochs says the number, so that a run that goes on with
+    `initial_epoch=k` gets what it would have got.
+
+    Args:
+        clips: uint8 tensors (frames * augmentation.jitter, height, width, 3); an array of them, or
+            training.cache.StoredClips, which stay on disk until they are wanted.
+        targets: float32 (N, classes), one-hot.
+        batch_size: clips a batch; the last of an epoch may be smaller.
+        seed: of order and augmentation.
+        augmentation: what is changed by chance.
+        mirror_sensitive: places of the classes whose clips are never flipped.
+        first_epoch: the number of the epoch to begin with, counted from 0.
+        options: of keras.utils.PyDataset: `workers`, `use_multiprocessing`, `max_queue_size`.
     """
 
     def __init__(
         self,
-        clips: npt.NDArray[np.uint8],
+        clips: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
         targets: npt.NDArray[np.float32],
         *,
         batch_size: int,
         seed: int,
-        augment: bool,
+        augmentation: Augmentation,
+        mirror_sensitive: Collection[int] = (),
+        first_epoch: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -38,8 +49,9 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._targets = targets
         self._batch_size = batch_size
         self._seed = seed
-        self._augment = augment
-        self._epoch = 0
+        self._augmentation = augmentation
+        self._flip = ~np.isin(targets.argmax(axis=1), list(mirror_sensitive))
+        self._epoch = first_epoch
         self._order = self._shuffled()
 
     def __len__(self) -> int:
@@ -47,40 +59,40 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
-        clips = self._clips[chosen]
-        if self._augment:
-            rng = np.random.default_rng((self._seed, self._epoch, batch))
-            clips = np.stack([augment_clip(clip, rng) for clip in clips])
-        return clips, self._targets[chosen]
+        clips = [
+            self._augmentation.apply(
+                self._clips[place],
+                np.random.default_rng((self._seed, self._epoch, place)),
+                flip=bool(self._flip[place]),
+            )
+            for place in chosen.tolist()
+        ]
+        return np.stack(clips), self._targets[chosen]
+
+    def go_to_epoch(self, epoch: int) -> None:
+        """Make the batches of this epoch from now on, counted from 0."""
+        self._epoch = epoch
+        self._order = self._shuffled()
 
     def on_epoch_end(self) -> None:
         """Keras calls this after each epoch: the next one has another order and other changes."""
-        self._epoch += 1
-        self._order = self._shuffled()
+        self.go_to_epoch(self._epoch + 1)
 
     def _shuffled(self) -> npt.NDArray[np.intp]:
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))
 
 
-def augment_clip(clip: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Flip, crop, and change brightness and contrast of a clip, the same way in all its frames."""
-    frames, height, width, _ = clip.shape
-    if rng.random() < FLIP_PROBABILITY:
-        clip = clip[:, :, ::-1]
-    crop_height = round(height * rng.uniform(LEAST_CROP, 1.0))
-    crop_width = round(width * rng.uniform(LEAST_CROP, 1.0))
-    top = int(rng.integers(0, height - crop_height + 1))
-    left = int(rng.integers(0, width - crop_width + 1))
-    cropped = clip[:, top : top + crop_height, left : left + crop_width]
-    resized = np.empty(clip.shape, np.uint8)
-    for index in range(frames):
-        cv2.resize(
-            np.ascontiguousarray(cropped[index]),
-            (width, height),
-            dst=resized[index],
-            interpolation=cv2.INTER_LINEAR,
-        )
-    contrast = 1 + rng.uniform(-CONTRAST, CONTRAST)
-    brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS) + 127.5 * (1 - contrast)
-    levels = np.clip(np.arange(256) * contrast + brightness, 0, 255).astype(np.uint8)
-    return np.asarray(levels[resized])
+class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps batches at the epoch that model.fit() is in.
+
+    Counting the calls of on_epoch_end() would not do: Keras makes one before the first epoch, and
+    what else it makes depends on whether the model is built and how it is distributed.
+    """
+
+    def __init__(self, batches: ClipBatches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Keras calls this before it asks for the epoch's first batch."""
+        self._batches.go_to_epoch(epoch)

@@ -20,6 +20,7 @@ ARCHITECTURES = {
     "lrcn": "LRCN: four convolutional blocks for each frame, an LSTM over the frames",
 }
 SPLITS = {
+    "file": "The parts are those of a given table.",
     "group": (
         "Whole groups of clips cut from the same footage are on one side: the figures are for "
         "footage that the network has never seen."

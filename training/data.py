@@ -4,22 +4,51 @@
       Archery/v_Archery_g01_c01.avi
       YoYo/v_YoYo_g01_c01.avi
 
+    python -m training.data data/          prints it, with durations and bad files
+
 A clip's group names the footage it was cut from: clips of one group look alike and must not stand
 on both sides of a split (the UCF authors' own warning). UCF file names tell it (`_g01_`); a table
 can tell it better.
+
+A file counts as a clip if its suffix is that of a video or its first bytes are those of a container
+that `clip` reads. The others are listed in `ClipIndex.ignored`, except hidden ones (".name").
+Whether a clip decodes is for `training.cache` to find out.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clip import ClipError
+from clip.sniff import SNIFF_BYTES, sniff
+
+#: The classes taken from a folder that has them all, unless others are chosen. The paper trains on
+#: ten of UCF50's fifty; its list was not at hand when this was written, so the ten are a choice:
+#: the four of the tutorial whose networks the paper uses, then the first six by name. To
+#: compare with the paper's table class for class, pass its list as --classes.
+PAPER_CLASSES = (
+    "WalkingWithDog",
+    "TaiChi",
+    "Swing",
+    "HorseRace",
+    "BaseballPitch",
+    "Basketball",
+    "BenchPress",
+    "Biking",
+    "Billiards",
+    "BreastStroke",
+)
+
 _UCF_GROUP = re.compile(r"_(g\d+)_")
+#: Names that promise a video. `clip` does not read all of these containers: a file of one that it
+#: does not read is then listed as bad instead of being ignored.
 _VIDEO_SUFFIXES = frozenset(
-    {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm"}
+    {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"}
+    | {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
 
 
@@ -37,12 +66,33 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file that cannot be trained on: its path below the data folder, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClipIndex:
-    """The clips of a data folder, ordered by path, and the classes in output order."""
+    """The clips of a data folder and the classes in output order.
+
+    Attributes:
+        folder: holds the class folders.
+        classes: the class folders taken.
+        clips: ordered by class, then by path.
+        missing: files that should be there and are not: rows of the table of groups without a file,
+            and links to nowhere.
+        ignored: paths in the class folders that are no videos.
+        warnings: sentences that a person should read before trusting the groups or the classes.
+    """
 
     folder: Path
     classes: tuple[str, ...]
     clips: tuple[Clip, ...]
+    missing: tuple[BadFile, ...] = ()
+    ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def target(self, clip: Clip) -> int:
         """The clip's class as its place in `classes`."""
@@ -60,6 +110,21 @@ class ClipIndex:
             raise DataError(f"{self.folder} lacks {len(missing)} of these clips, as {missing[0]}")
         return replace(self, clips=tuple(by_path[path] for path in paths))
 
+    def without(self, paths: Sequence[str]) -> ClipIndex:
+        """The index less these clips.
+
+        Raises:
+            DataError: a class is left without clips.
+        """
+        dropped = set(paths)
+        clips = tuple(clip for clip in self.clips if clip.path not in dropped)
+        empty = [label for label in self.classes if label not in {clip.label for clip in clips}]
+        if empty:
+            raise DataError(
+                f"no usable clip is left of {', '.join(empty)}: choose the others with --classes"
+            )
+        return replace(self, clips=clips)
+
 
 def index_clips(
     folder: Path, *, classes: Sequence[str] | None = None, groups: Path | None = None
@@ -68,14 +133,14 @@ def index_clips(
 
     Args:
         folder: holds one folder for each class.
-        classes: the class folders to take, in output order; all of them, by name, if None.
+        classes: the class folders to take, in output order. If None, PAPER_CLASSES where all ten
+            are there, else all of them, by name.
         groups: a tab-separated table with the columns `path` (below `folder`) and `source_group`;
             if None the UCF names tell the group, and a file without such a name is its own.
 
     Raises:
-        DataError: no such folder or class, fewer than two classes, a class without clips, or a clip
-        that the
-            table of groups does not have.
+        DataError: no such folder or class, fewer than two classes, classes without clips, or clips
+            that the table of groups does not have.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
@@ -87,7 +152,8 @@ def index_clips(
             if entry.is_dir() and not entry.name.startswith((".", "_"))
         )
     )
-    chosen = tuple(classes) if classes else found
+    warnings: list[str] = []
+    chosen = tuple(classes) if classes else _default_classes(folder, found, warnings)
     if len(set(chosen)) < len(chosen):
         raise DataError("a class is named twice")
     unknown = sorted(set(chosen) - set(found))
@@ -95,33 +161,139 @@ def index_clips(
         raise DataError(f"{folder} has no folder for the classes {', '.join(unknown)}")
     if len(chosen) < 2:
         raise DataError(f"{folder} must hold at least two class folders, it has {len(chosen)}")
-    table = _read_groups(groups) if groups else None
-    clips = []
+    paths: dict[str, list[str]] = {label: [] for label in chosen}
+    ignored: list[str] = []
+    missing: list[BadFile] = []
     for label in chosen:
-        files = sorted(
-            file for file in (folder / label).iterdir() if file.suffix.lower() in _VIDEO_SUFFIXES
+        for path, kind in _look_through(folder, label):
+            if kind == "clip":
+                paths[label].append(path)
+            elif kind == "ignored":
+                ignored.append(path)
+            else:
+                missing.append(BadFile(path, "The link leads nowhere."))
+    empty = [str(folder / label) for label, files in paths.items() if not files]
+    if empty:
+        raise DataError(
+            f"no video in {', '.join(empty)}: an empty class folder holds no video to learn from; "
+            "choose the others with --classes"
         )
-        if not files:
-            raise DataError(f"the class folder {folder / label} holds no video")
-        for file in files:
-            path = f"{label}/{file.name}"
-            clips.append(Clip(path, label, _group_of(path, label, table)))
-    return ClipIndex(folder, chosen, tuple(clips))
+    table = _read_groups(groups) if groups else None
+    if table is not None:
+        missing += _rows_without_file(table, paths, missing)
+    clips = _grouped(paths, table, groups)
+    own = sum(clip.group == clip.path for clip in clips) if table is None else 0
+    if own:
+        warnings.append(
+            f"{own} of {len(clips)} clips have no group in their names: each counts as its own "
+            "group, and clips cut from one video can end up on both sides of a split; a table of "
+            "groups (--groups) prevents that"
+        )
+    return ClipIndex(folder, chosen, clips, tuple(missing), tuple(ignored), tuple(warnings))
+
+
+def find_duplicates(digests: Mapping[Clip, str]) -> list[BadFile]:
+    """Name the clips whose bytes another clip has already.
+
+    Args:
+        digests: the sha256 of every clip's file, in the index's order.
+
+    Returns:
+        Within a class all copies but the first; of copies in several classes every one, for none
+        of their labels can be trusted.
+    """
+    copies: dict[str, list[Clip]] = {}
+    for clip, digest in digests.items():
+        copies.setdefault(digest, []).append(clip)
+    bad = []
+    for first, *others in copies.values():
+        labels = {clip.label for clip in (first, *others)}
+        if len(labels) > 1:
+            for clip in (first, *others):
+                twin = next(other for other in (first, *others) if other.label != clip.label)
+                bad.append(BadFile(clip.path, f"The same bytes as {twin.path}, of another class."))
+        else:
+            bad += [BadFile(clip.path, f"The same bytes as {first.path}.") for clip in others]
+    return bad
+
+
+def _default_classes(folder: Path, found: tuple[str, ...], warnings: list[str]) -> tuple[str, ...]:
+    if not set(PAPER_CLASSES) <= set(found):
+        return found
+    if len(found) > len(PAPER_CLASSES):
+        warnings.append(
+            f"{folder} has {len(found)} class folders, the default ten are taken "
+            f"({', '.join(PAPER_CLASSES)}): choose others with --classes"
+        )
+    return PAPER_CLASSES
+
+
+def _look_through(folder: Path, label: str) -> Iterator[tuple[str, str]]:
+    """Each (path below the data folder, "clip", "ignored" or "missing") of a class folder."""
+    for entry in sorted((folder / label).iterdir()):
+        if entry.name.startswith("."):
+            continue
+        path = f"{label}/{entry.name}"
+        if entry.is_symlink() and not entry.exists():
+            yield path, "missing"
+        elif entry.is_file() and (entry.suffix.lower() in _VIDEO_SUFFIXES or _is_video(entry)):
+            yield path, "clip"
+        else:
+            yield path, "ignored"
+
+
+def _is_video(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            sniff(opened.read(SNIFF_BYTES))
+    except (ClipError, OSError):
+        return False
+    return True
 
 
 def _read_groups(table: Path) -> dict[str, str]:
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file, delimiter="\t")
         if not {"path", "source_group"} <= set(rows.fieldnames or ()):
             raise DataError(f"{table} must have the tab-separated columns path and source_group")
         return {row["path"]: row["source_group"] for row in rows}
 
 
-def _group_of(path: str, label: str, table: dict[str, str] | None) -> str:
-    if table is not None:
-        if path not in table:
-            raise DataError(f"the table of groups has no row for {path}")
-        return table[path]
-    match = _UCF_GROUP.search(path)
-    # Group numbers start anew in every class.
-    return f"{label}_{match[1]}" if match else path
+def _rows_without_file(
+    table: Mapping[str, str], paths: Mapping[str, Sequence[str]], known: Sequence[BadFile]
+) -> list[BadFile]:
+    there = {path for files in paths.values() for path in files} | {bad.path for bad in known}
+    return [
+        BadFile(path, "The table of groups has it, the folder does not.")
+        for path in table
+        if path.split("/", 1)[0] in paths and path not in there
+    ]
+
+
+def _grouped(
+    paths: Mapping[str, Sequence[str]], table: Mapping[str, str] | None, source: Path | None
+) -> tuple[Clip, ...]:
+    clips = []
+    lacking = []
+    for label, files in paths.items():
+        for path in files:
+            if table is None:
+                match = _UCF_GROUP.search(path)
+                # Group numbers start anew in every class.
+                clips.append(Clip(path, label, f"{label}_{match[1]}" if match else path))
+            elif table.get(path):
+                clips.append(Clip(path, label, table[path]))
+            else:
+                lacking.append(path)
+    if lacking:
+        listed = "\n  ".join(lacking)
+        raise DataError(f"{source} has no row for {len(lacking)} clips:\n  {listed}")
+    return tuple(clips)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from training.listing import main  # it imports this module, under its own name
+
+    sys.exit(main())

@@ -16,8 +16,9 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 # Before TensorFlow is loaded: its start-up messages say nothing about the run.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -26,8 +27,9 @@ import keras
 import numpy as np
 
 from clip import ClipSpec, ManifestError
-from training.batches import ClipBatches
-from training.cache import decode_clips, load_clips
+from training.augment import add_augmentation_arguments, mirror_sensitive, read_augmentation
+from training.batches import ClipBatches, FollowEpochs
+from training.cache import StoredClips, check_clips, decode_clips, load_clips
 from training.data import DataError, index_clips
 from training.evaluate import evaluate_probabilities
 from training.export import publish_run
@@ -52,12 +54,14 @@ class FitConfig:
     classes: tuple[str, ...]
     model: str
     clip_spec: dict[str, int | str]
+    skip_bad: bool
     split: str
+    split_file: str | None
     seed: int
     epochs: int
     batch_size: int
     learning_rate: float
-    augment: bool
+    augmentation: dict[str, Any]
     patience: int
     git_commit: str
 
@@ -72,9 +76,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, required=True, help="folder of class folders")
     data.add_argument("--dataset", help="the data set's name for the model card (default: folder)")
-    data.add_argument("--classes", nargs="+", help="class folders to take, in output order")
+    data.add_argument(
+        "--classes",
+        nargs="+",
+        help="class folders to take, in output order (default: the ten of training.data where all "
+        "are there, else every folder)",
+    )
     data.add_argument("--groups", type=Path, help="TSV with the columns path and source_group")
     data.add_argument("--split", choices=sorted(PROTOCOLS), default="group", help="protocol")
+    data.add_argument("--split-file", type=Path, help="TSV with the columns path and part")
+    data.add_argument("--skip-bad", action="store_true", help="go on without unusable files")
     data.add_argument("--cache", type=Path, help="decoded clips (default: cache/ beside --out)")
     network = parser.add_argument_group("network")
     network.add_argument("--model", choices=sorted(MODELS), required=True, help="architecture")
@@ -84,8 +95,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     fit.add_argument("--batch-size", type=int, default=16, help="clips a step")
     fit.add_argument("--learning-rate", type=float, default=1e-3, help="of Adam, at the start")
     fit.add_argument("--patience", type=int, default=15, help="epochs without progress to the end")
-    fit.add_argument("--no-augment", action="store_true", help="train on the clips as they are")
     fit.add_argument("--seed", type=int, default=0, help="of split, weights and order")
+    add_augmentation_arguments(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=Path, required=True, help="the run's new directory")
     output.add_argument("--publish", type=Path, help="models folder to publish the ONNX model to")
@@ -101,7 +112,14 @@ def fit(arguments: argparse.Namespace) -> None:
         ExportError: the exported model is not equal to the trained one; nothing was published.
     """
     spec = ClipSpec(frames=arguments.frames)
+    augmentation = read_augmentation(arguments)
+    training_spec = augmentation.training_spec(spec)
     index = index_clips(arguments.data, classes=arguments.classes, groups=arguments.groups)
+    unflipped = mirror_sensitive(augmentation, index.classes)
+    run = RunDirectory.create(arguments.out)
+    cache = arguments.cache or arguments.out.parent / "cache"
+    usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
+    index = usable.index
     config = FitConfig(
         data=arguments.data.name,
         dataset=arguments.dataset or arguments.data.name,
@@ -109,23 +127,26 @@ def fit(arguments: argparse.Namespace) -> None:
         classes=index.classes,
         model=arguments.model,
         clip_spec=spec.to_dict(),
+        skip_bad=arguments.skip_bad,
         split=arguments.split,
+        split_file=arguments.split_file.name if arguments.split_file else None,
         seed=arguments.seed,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         learning_rate=arguments.learning_rate,
-        augment=not arguments.no_augment,
+        augmentation=asdict(augmentation),
         patience=arguments.patience,
         git_commit=current_commit(),
     )
-    run = RunDirectory.create(arguments.out)
+    split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
     run.write_json("config.json", asdict(config))
-
-    split = split_clips(index, protocol=config.split, seed=config.seed)
+    run.write_json("data.json", usable.record())
     run.write_split(split)
+    for warning in (*index.warnings, *split.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
-    entries = decode_clips(index, spec, arguments.cache or arguments.out.parent / "cache")
-    clips = {name: load_clips(entries, part) for name, part in split.parts.items()}
+    candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
+    clips = {name: load_clips(usable.entries, split.parts[name]) for name in ("validation", "test")}
     targets = {
         name: np.array([index.target(clip) for clip in part]) for name, part in split.parts.items()
     }
@@ -139,18 +160,21 @@ def fit(arguments: argparse.Namespace) -> None:
         metrics=["accuracy"],
         jit_compile=False,  # several times slower on a CPU with these layers
     )
+    batches = ClipBatches(
+        StoredClips(candidates, split.train),
+        one_hot[targets["train"]],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augmentation=augmentation,
+        mirror_sensitive=unflipped,
+    )
     started = time.monotonic()
     history = model.fit(
-        ClipBatches(
-            clips["train"],
-            one_hot[targets["train"]],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-        ),
+        batches,
         validation_data=(clips["validation"], one_hot[targets["validation"]]),
         epochs=config.epochs,
         callbacks=[
+            FollowEpochs(batches),
             keras.callbacks.EarlyStopping(
                 monitor="val_loss", patience=config.patience, restore_best_weights=True
             ),
@@ -184,6 +208,7 @@ def fit(arguments: argparse.Namespace) -> None:
         "metrics.json",
         {
             **metrics,
+            "skipped_files": [asdict(file) for file in usable.skipped],
             "best_epoch": int(np.argmin(history["val_loss"])) + 1,
             "epochs_run": len(history["loss"]),
             "training_seconds": round(seconds),

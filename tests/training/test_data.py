@@ -1,6 +1,15 @@
 import pytest
 
-from training.data import Clip, DataError, index_clips
+from tests.drawing import Drawing
+from training.data import (
+    PAPER_CLASSES,
+    BadFile,
+    Clip,
+    ClipIndex,
+    DataError,
+    find_duplicates,
+    index_clips,
+)
 
 
 def make_dataset(folder, files):
@@ -58,7 +67,7 @@ def test_a_table_tells_the_groups(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path\tsource_group\nA/one.mp4\ts1\n", "no row for B/two.mp4"),
+        ("path\tsource_group\nA/one.mp4\ts1\n", r"no row for 1 clips:\n  B/two\.mp4"),
         ("file\tgroup\n", "columns path and source_group"),
     ],
 )
@@ -97,3 +106,80 @@ def test_select_keeps_the_order_asked_for(tmp_path):
     assert [clip.path for clip in chosen.clips] == [UCF_FILES[1], UCF_FILES[2]]
     with pytest.raises(DataError, match="lacks 1"):
         index.select(["YoYo/none.avi"])
+
+
+def test_the_default_ten_are_taken_where_all_are_there(tmp_path):
+    make_dataset(tmp_path, [f"{label}/v_{label}_g01_c01.avi" for label in (*PAPER_CLASSES, "Yoga")])
+    index = index_clips(tmp_path)
+    assert index.classes == PAPER_CLASSES
+    assert any("11 class folders, the default ten" in warning for warning in index.warnings)
+    assert index_clips(tmp_path, classes=["Yoga", "Swing"]).classes == ("Yoga", "Swing")
+
+
+def test_where_one_of_the_ten_is_missing_every_folder_is_a_class(tmp_path):
+    labels = [*PAPER_CLASSES[1:], "Yoga"]
+    make_dataset(tmp_path, [f"{label}/v_{label}_g01_c01.avi" for label in labels])
+    assert index_clips(tmp_path).classes == tuple(sorted(labels))
+
+
+def test_a_clip_is_known_by_its_content_where_its_name_does_not_tell(tmp_path):
+    make_dataset(tmp_path, ["A/one.mp4", "B/two.mp4", "B/notes.txt", "B/.hidden.mp4"])
+    (tmp_path / "B/more").mkdir()
+    drawn = Drawing(suffix=".mp4", frames=3).write(tmp_path / "A/drawn")
+    drawn.rename(tmp_path / "A/upload-17")
+    index = index_clips(tmp_path)
+    assert [clip.path for clip in index.clips] == ["A/one.mp4", "A/upload-17", "B/two.mp4"]
+    assert index.ignored == ("B/more", "B/notes.txt")
+
+
+def test_files_without_a_group_are_warned_of(tmp_path):
+    index = index_clips(make_dataset(tmp_path, [*UCF_FILES, "Archery/mine.mp4"]))
+    (warning,) = index.warnings
+    assert warning.startswith("1 of 4 clips have no group")
+    assert "--groups" in warning
+
+
+def test_t4_what_should_be_there_and_is_not_is_listed(tmp_path):
+    make_dataset(tmp_path / "data", ["A/one.mp4", "B/two.mp4"])
+    (tmp_path / "data/B/link.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    table = tmp_path / "groups.tsv"
+    rows = [("A/one.mp4", "s1"), ("A/gone.mp4", "s1"), ("B/two.mp4", "s2"), ("C/three.mp4", "s3")]
+    table.write_text("path\tsource_group\n" + "".join(f"{path}\t{group}\n" for path, group in rows))
+    index = index_clips(tmp_path / "data", groups=table)
+    assert index.missing == (
+        BadFile("B/link.mp4", "The link leads nowhere."),
+        BadFile("A/gone.mp4", "The table of groups has it, the folder does not."),
+    )
+
+
+def test_t4_all_empty_class_folders_are_named_at_once(tmp_path):
+    make_dataset(tmp_path, ["A/one.mp4", "B/readme.txt", "C/.keep", "D/two.mp4"])
+    with pytest.raises(DataError, match=r"B, .*C: an empty class folder"):
+        index_clips(tmp_path)
+
+
+def test_t4_copies_are_bad_but_for_the_first_of_a_class():
+    same, twin, other = (Clip(f"A/{name}.avi", "A", "g") for name in ("1", "2", "3"))
+    assert find_duplicates({same: "x", other: "y", twin: "x"}) == [
+        BadFile("A/2.avi", "The same bytes as A/1.avi.")
+    ]
+
+
+def test_t4_copies_in_two_classes_are_all_bad():
+    one, two, other = (
+        Clip("A/1.avi", "A", "g"),
+        Clip("B/1.avi", "B", "h"),
+        Clip("B/2.avi", "B", "h"),
+    )
+    assert find_duplicates({one: "x", two: "x", other: "y"}) == [
+        BadFile("A/1.avi", "The same bytes as B/1.avi, of another class."),
+        BadFile("B/1.avi", "The same bytes as A/1.avi, of another class."),
+    ]
+
+
+def test_leaving_out_the_last_clip_of_a_class_is_an_error(tmp_path):
+    index = index_clips(make_dataset(tmp_path, UCF_FILES))
+    assert isinstance(index, ClipIndex)
+    assert len(index.without([UCF_FILES[0]]).clips) == 2
+    with pytest.raises(DataError, match="no usable clip is left of Archery"):
+        index.without([UCF_FILES[2]])

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import onnx
@@ -196,9 +197,43 @@ def test_t7_a_second_fit_in_the_same_directory_refuses(finished, dataset, capsys
     assert (run / "metrics.json").read_bytes() == before
 
 
-def test_t4_a_data_set_that_cannot_be_split_is_an_error_in_words(tmp_path, capsys):
+def test_t4_bad_files_end_the_run_before_it_begins(tmp_path, capsys):
     for label in ("A", "B"):
-        (tmp_path / label).mkdir()
-        (tmp_path / label / "one.mp4").write_bytes(b"x")
-    assert fit(tmp_path, tmp_path / "run") == 1
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "one.mp4").write_bytes(b"x")
+    assert fit(tmp_path / "data", tmp_path / "run") == 1
+    message = capsys.readouterr().err
+    assert "2 files cannot be used" in message
+    assert "--skip-bad" in message
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_t4_skipped_files_are_counted_and_named_in_the_run(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "data")
+    (tmp_path / "data/Dark/empty.mp4").touch()
+    options = ("--skip-bad", "--epochs", "1", "--no-flip-classes", "Dark")
+    assert fit(tmp_path / "data", tmp_path / "run", *options) == 0
+    metrics, config, data = (
+        json.loads((tmp_path / "run" / name).read_text())
+        for name in ("metrics.json", "config.json", "data.json")
+    )
+    skipped = [{"path": "Dark/empty.mp4", "reason": "The file is empty."}]
+    assert metrics["skipped_files"] == data["skipped_files"] == skipped
+    assert config["skip_bad"] is True
+    assert config["augmentation"]["jitter"] == 3
+    assert config["augmentation"]["no_flip_classes"] == ["Dark"]
+
+
+def test_a_data_set_that_cannot_be_split_is_an_error_in_words(dataset, tmp_path, capsys):
+    for label in ("Dark", "Light"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        shutil.copy(min((dataset / label).iterdir()), tmp_path / "data" / label)
+    assert fit(tmp_path / "data", tmp_path / "run") == 1
     assert "too small" in capsys.readouterr().err
+
+
+def test_a_run_can_take_the_split_of_another(finished, dataset, tmp_path):
+    run, _ = finished
+    options = ("--split", "file", "--split-file", str(run / "split.tsv"), "--epochs", "1")
+    assert fit(dataset, tmp_path / "run", *options) == 0
+    assert (tmp_path / "run/split.tsv").read_text() == (run / "split.tsv").read_text()
