@@ -1,0 +1,74 @@
+"""A file server that keeps to HTTP, or breaks it in the ways that servers and networks do."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class FileServer:
+    """What it serves and how; tests change it between and read `requests` after."""
+
+    content: bytes
+    etag: str = '"one"'
+    ranges: bool = True
+    #: Bytes after which each of the next connections is dropped.
+    drops: list[int] = field(default_factory=list)
+    #: Statuses that the next requests are answered with.
+    statuses: list[int] = field(default_factory=list)
+    #: What Content-Length says more than there is.
+    lie: int = 0
+    url: str = ""
+    #: The Range header of each request, "" without one.
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving(content: bytes, name: str = "data.zip") -> Iterator[FileServer]:
+    state = FileServer(content)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range", "")
+            state.requests.append(asked)
+            if state.statuses:
+                self.send_error(state.statuses.pop(0))
+                return
+            start = 0
+            match = re.fullmatch(r"bytes=(\d+)-", asked)
+            if match and state.ranges and self.headers.get("If-Range") == state.etag:
+                start = int(match[1])
+                if start >= len(state.content):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(state.content)}")
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+            total = len(state.content) + state.lie
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+            if state.etag:
+                self.send_header("ETag", state.etag)
+            self.send_header("Content-Length", str(total - start))
+            self.end_headers()
+            end = start + state.drops.pop(0) if state.drops else None
+            self.wfile.write(state.content[start:end])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        state.url = f"http://127.0.0.1:{server.server_port}/{name}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()
