@@ -153,7 +153,8 @@ class StoredClips(Sequence[npt.NDArray[np.uint8]]):
 def _decode_all(index: ClipIndex, spec: ClipSpec, cache: Path) -> dict[Clip, _Decoded]:
     folder = cache / spec.fingerprint[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
+    for place in (cache, folder):
+        _sweep(place)
     digests = Digests(cache)
     # The threads below take up the cores; OpenCV's own, in the whole process, would compete with
     # them. Threads will do: the decoder, the resize and the hashing all run outside the

@@ -27,9 +27,9 @@ from clip import ClipError
 from clip.sniff import SNIFF_BYTES, sniff
 
 #: The classes taken from a folder that has them all, unless others are chosen. The paper trains on
-#: ten of UCF50's fifty; its list was not at hand when this was written, so the ten are a choice:
-#: the four of the tutorial whose networks the paper uses, then the first six by name. To
-#: compare with the paper's table class for class, pass its list as --classes.
+#: ten of UCF50's fifty. Which ten could not be established when this was written, so these are a
+#: choice: the four that public implementations of the two networks commonly train on, then the
+#: first six by name. To compare with the paper's table class for class, pass its list as --classes.
 PAPER_CLASSES = (
     "WalkingWithDog",
     "TaiChi",

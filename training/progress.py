@@ -72,7 +72,9 @@ class Progress:
         elif self._total:
             line = min(self._done * LINES // self._total, LINES)
             if line > before * LINES // self._total:
-                of = f"{self._done} of {self._total} {self._unit}"
+                share = self._done * 100 // self._total
                 print(
-                    f"{self._title}: {of} ({line * 100 // LINES} %)", file=self._stream, flush=True
+                    f"{self._title}: {self._done} of {self._total} {self._unit} ({share} %)",
+                    file=self._stream,
+                    flush=True,
                 )
