@@ -1,8 +1,30 @@
-"""The model card: what a person should know before using a published model."""
+"""The model card: what a person should know before using a published model.
+
+    python -m training.card models/lrcn/2
+
+The sections are those of Mitchell et al., "Model Cards for Model Reporting", 2019. A card is made
+of the manifest alone, so the command can write it anew when this code learns to say more.
+"""
 
 from __future__ import annotations
 
-from clip import ModelManifest
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clip import ManifestError, ModelManifest
+from training.tables import (
+    confusions,
+    duration,
+    explain_interval,
+    hardware,
+    interval,
+    percent,
+    table,
+)
 
 #: How to cite the public data sets that people train on here.
 CITATIONS = {
@@ -18,6 +40,10 @@ CITATIONS = {
 ARCHITECTURES = {
     "convlstm": "ConvLSTM: four convolutional LSTM layers, max pooling, two dense layers",
     "lrcn": "LRCN: four convolutional blocks for each frame, an LSTM over the frames",
+    "lrcn-efficientnet": (
+        "LRCN on a pretrained encoder: EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights) for "
+        "each frame, then an LSTM and a mean over the frames"
+    ),
 }
 SPLITS = {
     "file": "The parts are those of a given table.",
@@ -29,81 +55,217 @@ SPLITS = {
         "Clips cut from the same footage are on both sides: the figures are too good for new "
         "footage and serve to compare with the paper."
     ),
+    "file": "The clips of each part were given by lists.",
 }
+#: Why the same network has another figure under the other protocol: (this card's split, the other).
+GAPS = {
+    ("group", "random"): (
+        "Why the figures differ: the random split has clips cut from the same footage in training "
+        "and test, and a network that remembers the footage (the place, the clothes, the light) is "
+        "right without knowing the activity. The paper's figures are of this kind. For new footage "
+        "expect the figure of the group split."
+    ),
+    ("random", "group"): (
+        "Why the figures differ: the group split keeps clips cut from the same footage on one "
+        "side, so that remembering the footage does not help. For new footage expect its figure, "
+        "not that of the random split."
+    ),
+}
+CONFUSIONS = 5
 
 
 def write_card(manifest: ModelManifest) -> str:
     """The Markdown of card.md, from the manifest alone."""
-    training, test, spec = manifest.training, manifest.metrics["test"], manifest.clip_spec
-    validation = manifest.metrics["validation"]
-    counts = training["counts"]
-    lines = [
+    sections = (
+        _details(manifest),
+        _use(manifest),
+        _data(manifest),
+        _measured(manifest),
+        _by_class(manifest),
+        _limits(manifest),
+        _cost(manifest),
+        _export(manifest),
+    )
+    return "\n".join(line for section in sections for line in (*section, "")).rstrip() + "\n"
+
+
+def _details(manifest: ModelManifest) -> list[str]:
+    training, spec = manifest.training, manifest.clip_spec
+    return [
         f"# {manifest.name}, version {manifest.version}",
         "",
-        f"{ARCHITECTURES.get(manifest.name, manifest.name)}. "
-        f"{training['parameters']:,} parameters. Input: {spec.frames} RGB frames of "
-        f"{spec.width}×{spec.height}.",
+        "## Model",
         "",
-        "## Use",
+        f"{ARCHITECTURES.get(manifest.name, manifest.name)}. {training['parameters']:,} "
+        f"parameters. Input: {spec.frames} RGB frames of {spec.width}×{spec.height}, evenly spaced "
+        f"over the clip. Output: a probability for each of {len(manifest.classes)} classes. "
+        f"Trained at commit {training['git_commit']}.",
+    ]
+
+
+def _use(manifest: ModelManifest) -> list[str]:
+    return [
+        "## Intended use",
         "",
         f"Tells which of these {len(manifest.classes)} activities a short clip shows: "
-        f"{', '.join(manifest.classes)}. A clip of anything else gets one of these labels too, "
-        "often with a high probability. Not for decisions about people.",
+        f"{', '.join(manifest.classes)}. For research, for demonstrations, and as the start of a "
+        "model trained on clips of one's own.",
         "",
-        "## Data",
+        "Out of scope:",
+        "",
+        "- decisions about people: surveillance, safety, medicine, employment, insurance;",
+        "- clips that may show something else: they get one of these labels too, often with a high "
+        "probability;",
+        "- finding when something happens in a long video: the frames are spread over all of it.",
+    ]
+
+
+def _data(manifest: ModelManifest) -> list[str]:
+    training = manifest.training
+    counts, groups = training["counts"], training.get("groups")
+    lines = [
+        "## Data and protocol",
         "",
         f"{training['dataset']}, {len(manifest.classes)} classes, split by `{training['split']}` "
         f"with seed {training['seed']}: {counts['train']} clips for training, "
-        f"{counts['validation']} for validation, {counts['test']} for testing. "
-        f"{SPLITS[training['split']]}",
-        "",
+        f"{counts['validation']} for validation, {counts['test']} for testing"
+        + (
+            f" (of {groups['train']}, {groups['validation']} and {groups['test']} groups)"
+            if groups
+            else ""
+        )
+        + f". {SPLITS.get(training['split'], '')} The best epoch was picked by validation loss, "
+        "nothing by the test clips.",
     ]
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
-    if citation:
-        lines += [citation, ""]
-    lines += [
-        "## Measured",
+    return [*lines, "", citation] if citation else lines
+
+
+def _measured(manifest: ModelManifest) -> list[str]:
+    metrics, split = manifest.metrics, manifest.training["split"]
+    other = metrics.get("comparison")
+    rows = [_figures(part, metrics[part]) for part in ("test", "validation")]
+    lines = ["## Metrics", "", "The test figures are those of this very .onnx file."]
+    if other:
+        rows.append(_figures(f"test, `{other['split']}` split, another training", other))
+        lines[-1] += (
+            f" The last row is the same network trained and tested under the `{other['split']}` "
+            f"split (seed {other['seed']}, {other['counts']['train']} clips for training), "
+            "for comparison only."
+        )
+    header = ("part", "clips", "accuracy", "95 % interval", "precision", "recall", "F1")
+    lines += ["", *table(header, rows), "", "Precision, recall and F1 are macro averages."]
+    test = metrics["test"]
+    if "accuracy_interval" in test:
+        calibration = test["calibration"]
+        lines[-1] += (
+            f" {explain_interval(test['accuracy_interval'])} On the test clips: top-3 accuracy "
+            f"{percent(test['top3_accuracy'])}, F1 weighted by clips "
+            f"{percent(test['weighted']['f1'])}, expected calibration error "
+            f"{percent(calibration['expected_error'])} ({len(calibration['bins'])} bins of equal "
+            f"width; mean confidence {percent(calibration['confidence'])})."
+        )
+    if other and (split, other["split"]) in GAPS:
+        lines += ["", GAPS[split, other["split"]]]
+    return lines
+
+
+def _figures(name: str, part: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        name,
+        part["clips"],
+        percent(part["accuracy"]),
+        interval(part.get("accuracy_interval")),
+        *(percent(part[key]) for key in ("precision", "recall", "f1")),
+    )
+
+
+def _by_class(manifest: ModelManifest) -> list[str]:
+    test = manifest.metrics["test"]
+    pairs = confusions(test["confusion_matrix"], manifest.classes, CONFUSIONS)
+    listed = "; ".join(f"{a} called {b} ({count} of {total})" for a, b, count, total in pairs)
+    return [
+        "## By class",
         "",
-        "The best epoch was picked by validation loss, nothing by the test clips. The test figures "
-        "are those of this very .onnx file.",
+        *table(
+            ("class", "test clips", "precision", "recall", "F1"),
+            (
+                (label, row["clips"], *(percent(row[key]) for key in ("precision", "recall", "f1")))
+                for label, row in test["per_class"].items()
+            ),
+        ),
         "",
-        "| split | clips | accuracy | precision (macro) | recall (macro) | F1 (macro) |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {name} | {part['clips']} | {part['accuracy']:.1%} | {part['precision']:.1%} | "
-        f"{part['recall']:.1%} | {part['f1']:.1%} |"
-        for name, part in (("test", test), ("validation", validation))
-    ]
-    lines += [
-        "",
-        "| class | test clips | precision | recall | F1 |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {label} | {row['clips']} | {row['precision']:.1%} | {row['recall']:.1%} | "
-        f"{row['f1']:.1%} |"
-        for label, row in test["per_class"].items()
-    ]
-    differences = manifest.parity["max_abs_difference"].values()
-    lines += [
+        f"Most often confused: {listed}." if listed else "No test clip was confused.",
         "",
         "![Confusion matrix](confusion_test.png)",
+    ]
+
+
+def _limits(manifest: ModelManifest) -> list[str]:
+    test = manifest.metrics["test"]
+    label, weakest = min(test["per_class"].items(), key=lambda item: item[1]["recall"])
+    return [
+        "## Limits",
         "",
-        "## Training",
+        f"- It knows {len(manifest.classes)} activities as {manifest.training['dataset']} shows "
+        "them. Other cameras, places, people and ways to do the same are not in the figures.",
+        f"- Recall is not the same for all classes: {label} has {percent(weakest['recall'])} of "
+        f"{weakest['clips']} clips.",
+        "- How well it does for people of different age, sex, skin or build was not measured: the "
+        "data has no such labels.",
+        "- A probability is not a measure of how familiar a clip is: there is no class for "
+        "anything else.",
+        "- The frames carry no sound, and what happens between two of them is not seen.",
+    ]
+
+
+def _cost(manifest: ModelManifest) -> list[str]:
+    training, speed = manifest.training, manifest.metrics.get("speed")
+    lines = [
+        "## Cost",
         "",
-        f"One run: {training['epochs_run']} epochs, {training['seconds'] / 60:.0f} minutes, best "
-        f"epoch {training['best_epoch']}. Settings, library versions and commit are in "
-        "manifest.json.",
-        "",
-        "![Training curves](curves.png)",
-        "",
+        f"Training, one run: {training['epochs_run']} epochs in {duration(training['seconds'])} on "
+        f"{hardware(training.get('hardware'))}, best epoch {training['best_epoch']}. Settings, "
+        "library versions and commit are in manifest.json.",
+    ]
+    if speed:
+        lines[-1] += (
+            f" Inference: {speed['cpu_ms_per_clip']:.1f} ms a clip without decoding (ONNX Runtime "
+            f"{speed['onnxruntime']}, one thread of {hardware(speed['hardware'])}, median)."
+        )
+    return [*lines, "", "![Training curves](curves.png)"]
+
+
+def _export(manifest: ModelManifest) -> list[str]:
+    differences = manifest.parity["max_abs_difference"]
+    return [
         "## Export",
         "",
         f"ONNX opset {manifest.opset}. Largest difference from the Keras model on the "
-        f"{manifest.parity['clips']} test clips, at batch sizes "
-        f"{', '.join(manifest.parity['max_abs_difference'])}: {max(differences):.1e}; "
-        "top-1 the same.",
-        "",
+        f"{manifest.parity['clips']} test clips, at batch sizes {', '.join(differences)}: "
+        f"{max(differences.values()):.1e}; top-1 the same.",
     ]
-    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.card",
+        description="Write the card of a published model anew, from its manifest.json.",
+    )
+    parser.add_argument("model", type=Path, help="the folder models/<name>/<version>")
+    folder = parser.parse_args(arguments).model
+    try:
+        card = write_card(ModelManifest.from_json((folder / "manifest.json").read_bytes()))
+        part = folder / f".card-{os.getpid()}.md"
+        part.write_text(card)
+        part.replace(folder / "card.md")
+    except (ManifestError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {folder / 'card.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

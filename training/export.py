@@ -1,6 +1,6 @@
 """From a finished run to a served model: export, parity gate, atomic publish.
 
-    python -m training.export runs/lrcn --data UCF50/ --publish models/
+    python -m training.export runs/lrcn --data UCF50/ --publish models/ --compare-run runs/random
 
 `python -m training.fit --publish` does the same at its end. A model is published only if its ONNX
 graph answers as the Keras model does on the test split's real clips; otherwise nothing is written.
@@ -36,19 +36,28 @@ from training.card import write_card
 from training.data import DataError, index_clips
 from training.evaluate import evaluate_probabilities
 from training.graphs import ExportError, to_onnx
+from training.report import read_metrics
 from training.run import RunDirectory
+from training.speed import describe_machine, ms_per_clip
 
 PARITY_BATCHES = (1, 3, 8)
 #: The largest difference between a Keras and an ONNX probability that passes.
 TOLERANCE = 1e-5
 
 _LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "numpy", "av", "opencv-python-headless")
+#: Not the mistakes: they are pictures from the data set.
 _PLOTS = ("curves.png", "confusion_test.png")
 
 Clips = npt.NDArray[np.uint8]
 
 
-def publish_run(run: RunDirectory, models_dir: Path, *, test_clips: Clips) -> Path:
+def publish_run(
+    run: RunDirectory,
+    models_dir: Path,
+    *,
+    test_clips: Clips,
+    compare_run: RunDirectory | None = None,
+) -> Path:
     """Export a run's model and publish it as the next version of its name.
 
     Args:
@@ -56,25 +65,30 @@ def publish_run(run: RunDirectory, models_dir: Path, *, test_clips: Clips) -> Pa
         models_dir: the folder that the service reads.
         test_clips: uint8 (N, frames, height, width, 3), all clips of the run's test split in the
             order of split.tsv.
+        compare_run: a run of the same network under another split, whose test figures go beside.
 
     Returns:
         The published folder, models_dir/<name>/<version>.
 
     Raises:
-        ExportError: the graph is not what it must be, or does not answer as the Keras model does.
-            Nothing was written.
+        ExportError: the graph is not what it must be, or does not answer as the Keras model does,
+            or the other run is not of the same network. Nothing was written.
+        DataError: a run is not finished.
     """
-    config = run.read_json("config.json")
+    config, metrics = run.read_json("config.json"), read_metrics(run)
+    comparison = _comparison(config, compare_run) if compare_run else None
     model = run.load_model()
     graph = to_onnx(model)
-    probabilities, parity = check_parity(model, graph.SerializeToString(), test_clips)
+    content = graph.SerializeToString()
+    probabilities, parity = check_parity(model, content, test_clips)
     classes = config["classes"]
     targets = np.array([classes.index(label) for label in run.read_split("test", "class")])
-    metrics = run.read_json("metrics.json")
     if len(targets) != len(test_clips):
         raise ExportError(f"the run's test split has {len(targets)} clips, not {len(test_clips)}")
     # The published figures are those of the published file, not of the Keras model before it.
-    measured = evaluate_probabilities(probabilities, targets, classes)
+    measured = evaluate_probabilities(
+        probabilities, targets, classes, groups=run.read_split("test", "group")
+    )
     parent = models_dir / config["model"]
     number = 1 + max((int(path.name) for path in _versions(parent)), default=0)
     manifest = ModelManifest(
@@ -87,7 +101,16 @@ def publish_run(run: RunDirectory, models_dir: Path, *, test_clips: Clips) -> Pa
         classes=tuple(classes),
         clip_spec=ClipSpec.from_dict(config["clip_spec"]),
         training=_training_record(run, config, metrics, model),
-        metrics={"validation": metrics["validation"], "test": measured},
+        metrics={
+            "validation": metrics["validation"],
+            "test": measured,
+            "speed": {
+                "cpu_ms_per_clip": ms_per_clip({"": content})[""],
+                "hardware": describe_machine(),
+                "onnxruntime": onnxruntime.__version__,
+            },
+            **({"comparison": comparison} if comparison else {}),
+        },
         parity=parity,
     )
     onnx.helper.set_model_props(graph, {METADATA_KEY: manifest.to_json()})
@@ -156,22 +179,47 @@ def check_parity(
 def _training_record(
     run: RunDirectory, config: dict[str, Any], metrics: dict[str, Any], model: keras.Model
 ) -> dict[str, Any]:
-    counts = {name: len(run.read_split(name, "path")) for name in ("train", "validation", "test")}
+    groups = {name: run.read_split(name, "group") for name in ("train", "validation", "test")}
     return {
         "dataset": config["dataset"],
         "split": config["split"],
         "seed": config["seed"],
-        "counts": counts,
+        "counts": {name: len(names) for name, names in groups.items()},
+        "groups": {name: len(set(names)) for name, names in groups.items()},
         "parameters": model.count_params(),
         "best_epoch": metrics["best_epoch"],
         "epochs_run": metrics["epochs_run"],
         "seconds": metrics["training_seconds"],
+        "hardware": metrics.get("hardware"),
         "libraries": {
             "python": platform.python_version(),
             **{library: version(library) for library in _LIBRARIES},
         },
         "git_commit": config["git_commit"],
         "config": config,
+    }
+
+
+def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
+    """The test figures of another run, for the manifest."""
+    theirs, metrics = other.read_json("config.json"), read_metrics(other)
+    for name in ("model", "dataset", "classes", "clip_spec"):
+        if theirs[name] != config[name]:
+            raise ExportError(
+                f"{other.path} cannot stand beside this run: its {name} is {theirs[name]}, not "
+                f"{config[name]}"
+            )
+    if theirs["split"] == config["split"]:
+        raise ExportError(f"{other.path} is under the same split: there is nothing to compare")
+    figures = ("clips", "accuracy", "accuracy_interval", "precision", "recall", "f1")
+    return {
+        **{name: metrics["test"][name] for name in figures},
+        **{name: theirs[name] for name in ("split", "seed", "git_commit")},
+        "counts": {
+            name: len(other.read_split(name, "path")) for name in ("train", "validation", "test")
+        },
+        "best_epoch": metrics["best_epoch"],
+        "seconds": metrics["training_seconds"],
     }
 
 
@@ -217,6 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the folder it was trained on")
     parser.add_argument("--publish", type=Path, required=True, help="models folder")
     parser.add_argument("--cache", type=Path, help="decoded clips (default: cache/ beside the run)")
+    parser.add_argument(
+        "--compare-run",
+        type=Path,
+        help="a run of the same network under another split, to stand beside it in the card",
+    )
     options = parser.parse_args(arguments)
     try:
         run = RunDirectory.open(options.run)
@@ -228,7 +281,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ClipSpec.from_dict(config["clip_spec"]),
             options.cache or run.path.parent / "cache",
         )
-        published = publish_run(run, options.publish, test_clips=load_clips(entries, test.clips))
+        published = publish_run(
+            run,
+            options.publish,
+            test_clips=load_clips(entries, test.clips),
+            compare_run=RunDirectory.open(options.compare_run) if options.compare_run else None,
+        )
     except (DataError, ExportError, ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,8 +5,8 @@
 
 On two CPU cores an epoch of 800 clips takes LRCN about two minutes and ConvLSTM one and a half. The
 run directory then holds config.json, split.tsv, history.csv, TensorBoard logs, model.keras (the
-epoch with the lowest validation loss), metrics.json and the plots. The test clips are looked at
-once, at the end.
+epoch with the lowest validation loss), predictions.tsv, metrics.json, and report.md with its plots.
+The test clips are looked at once, at the end.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from training.augment import add_augmentation_arguments, mirror_sensitive, read_
 from training.batches import ClipBatches, FollowEpochs
 from training.cache import StoredClips, check_clips, decode_clips, load_clips
 from training.data import DataError, index_clips
-from training.evaluate import evaluate_probabilities
 from training.export import publish_run
 from training.graphs import ExportError
 from training.models import MODELS
-from training.plots import plot_confusion, plot_curves
+from training.report import PARTS, measure_run, write_report
 from training.run import RunDirectory, current_commit
+from training.speed import describe_machine
 from training.splits import PROTOCOLS, split_clips
+from training.tables import summarise
 
 
 class DivergenceError(RuntimeError):
@@ -194,16 +195,14 @@ def fit(arguments: argparse.Namespace) -> None:
             "--learning-rate"
         )
     run.save_model(model)
-    plot_curves(history, run.path / "curves.png")
 
-    metrics = {
-        name: evaluate_probabilities(
-            model.predict(clips[name], batch_size=config.batch_size, verbose=0),
-            targets[name],
-            index.classes,
-        )
-        for name in ("validation", "test")
-    }
+    metrics = measure_run(
+        run,
+        {
+            name: model.predict(clips[name], batch_size=config.batch_size, verbose=0)
+            for name in PARTS
+        },
+    )
     run.write_json(
         "metrics.json",
         {
@@ -212,20 +211,12 @@ def fit(arguments: argparse.Namespace) -> None:
             "best_epoch": int(np.argmin(history["val_loss"])) + 1,
             "epochs_run": len(history["loss"]),
             "training_seconds": round(seconds),
+            "hardware": describe_machine(),
         },
     )
-    for name, measured in metrics.items():
-        print(
-            f"{name}: accuracy {measured['accuracy']:.2%}, precision {measured['precision']:.2%} "
-            f"on {measured['clips']} clips ({config.split} split)"
-        )
-        title = f"{config.model}, {config.split} split, {name}: {measured['accuracy']:.1%}"
-        plot_confusion(
-            measured["confusion_matrix"],
-            index.classes,
-            title,
-            run.path / f"confusion_{name}.png",
-        )
+    for name in PARTS:
+        print(f"{name}: {summarise(metrics[name])} ({config.split} split)")
+    print(f"wrote {write_report(run, clips['test'])}")
 
     if arguments.publish:
         published = publish_run(run, arguments.publish, test_clips=clips["test"])

@@ -1,35 +1,95 @@
-"""The plots of a run: training curves and the confusion matrix."""
+"""The plots of a run: training curves, confusion matrix, reliability diagram, and its mistakes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-CURVES = (("loss", "Loss"), ("accuracy", "Accuracy"))
+CURVES = (("loss", "Loss (cross-entropy)"), ("accuracy", "Accuracy"))
+TRAINING, VALIDATION = "tab:blue", "tab:orange"
+#: A rate that falls below this share from one epoch to the next has dropped; schedules glide.
+DROP = 0.51
+#: Of a contact sheet.
+FRAMES_A_ROW = 10
+
+_DPI = 110
 
 
-def plot_curves(history: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Loss and accuracy of training and validation by epoch, the best epoch marked.
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A clip that was called something else, and what the network saw of it."""
+
+    name: str
+    label: str
+    predicted: str
+    probability: float
+    probability_of_label: float
+    frames: npt.NDArray[np.uint8]
+
+
+def plot_curves(
+    history: Mapping[str, Sequence[float]], path: Path, *, title: str = "Training"
+) -> None:
+    """Loss and accuracy of training and validation by epoch, the best epoch and rate drops marked.
 
     Args:
-        history: `loss`, `val_loss`, `accuracy` and `val_accuracy`, a value an epoch.
+        history: `loss`, `val_loss`, `accuracy` and `val_accuracy`, and `learning_rate` where it is
+            known, a value an epoch. The best epoch is the one with the lowest `val_loss`.
         path: the PNG to write.
+        title: the heading.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    best = int(np.argmin(history["val_loss"]))
-    for axes, (name, title) in zip(figure.subplots(1, 2), CURVES, strict=True):
-        for key, label in ((name, "training"), (f"val_{name}", "validation")):
-            axes.plot(range(1, len(history[key]) + 1), history[key], label=label)
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    figure.suptitle(title)
+    best = int(np.nanargmin(history["val_loss"]))
+    for axes, (name, heading) in zip(figure.subplots(1, 2), CURVES, strict=True):
+        epochs = range(1, len(history[name]) + 1)
+        marker = "." if len(epochs) <= 60 else ""
+        for key, label, colour in (
+            (name, "training", TRAINING),
+            (f"val_{name}", "validation", VALIDATION),
+        ):
+            axes.plot(epochs, history[key], label=label, color=colour, marker=marker, linewidth=1.4)
         value = history[f"val_{name}"][best]
-        axes.axvline(best + 1, color="grey", linestyle=":", linewidth=1)
-        axes.plot(best + 1, value, "o", color="black", label=f"best epoch {best + 1}: {value:.3f}")
-        axes.set(title=title, xlabel="epoch")
+        text = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
+        axes.axvline(best + 1, color="black", linestyle=":", linewidth=1)
+        axes.plot(best + 1, value, "o", color="black", label=f"best epoch ({best + 1}): {text}")
+        _mark_drops(axes, history.get("learning_rate", ()))
+        if name == "accuracy":
+            axes.set_ylim(0, 1.02)
+            axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_title(heading, pad=12)
+        axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(path, dpi=110)
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=_DPI)
+
+
+def _mark_drops(axes: Axes, rates: Sequence[float]) -> None:
+    label: str | None = "learning rate drops"
+    for epoch, (before, after) in enumerate(pairwise(rates), start=2):
+        if after < DROP * before:
+            # Between the last epoch at the old rate and the first at the new.
+            axes.axvline(epoch - 0.5, color="tab:red", linestyle="--", linewidth=1, label=label)
+            axes.annotate(
+                f"×{after / before:.2g}",
+                (epoch - 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                color="tab:red",
+                fontsize="x-small",
+            )
+            label = None
 
 
 def plot_confusion(
@@ -44,18 +104,139 @@ def plot_confusion(
         path: the PNG to write.
     """
     counts = np.asarray(matrix)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals[:, None], 1)
     side = 2.5 + 0.55 * len(classes)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.4, side - 0.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    bar = figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
+    bar.ax.yaxis.set_major_formatter("{x:.0%}")
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
     ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=45, ha="right")
-    axes.set_yticks(ticks, classes)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    figure.savefig(path, dpi=110)
+    axes.set_xticks(ticks, classes, rotation=45, ha="right", rotation_mode="anchor")
+    rows = [f"{label} ({total})" for label, total in zip(classes, totals, strict=True)]
+    axes.set_yticks(ticks, rows)
+    axes.set(title=title, xlabel="predicted", ylabel="true (clips)")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_reliability(calibration: Mapping[str, Any], title: str, path: Path) -> None:
+    """Accuracy against confidence, and below it how many clips there are of each confidence.
+
+    Args:
+        calibration: what `training.evaluate.measure_calibration` returns.
+        title: the heading.
+        path: the PNG to write.
+    """
+    bins = calibration["bins"]
+    edges = np.linspace(0, 1, len(bins) + 1)
+    width, middles = edges[1], (edges[:-1] + edges[1:]) / 2
+    figure = Figure(figsize=(5.2, 6), layout="constrained")
+    figure.suptitle(title)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    filled = [i for i, part in enumerate(bins) if part["clips"]]
+    accuracy = [bins[i]["accuracy"] for i in filled]
+    confidence = [bins[i]["confidence"] for i in filled]
+    upper.plot((0, 1), (0, 1), color="grey", linestyle=":", label="as sure as it is right")
+    upper.bar(middles[filled], accuracy, width, color=TRAINING, edgecolor="white", label="accuracy")
+    upper.plot(confidence, accuracy, "o", color="black", markersize=4, label="at mean confidence")
+    upper.set(
+        ylim=(0, 1.02),
+        ylabel="accuracy",
+        title=f"expected calibration error {calibration['expected_error']:.1%}",
+    )
+    upper.legend(loc="upper left", fontsize="small")
+    lower.bar(middles, [part["clips"] for part in bins], width, color="grey", edgecolor="white")
+    lower.set(xlim=(0, 1), xlabel="confidence (probability of the answer)", ylabel="clips")
+    for axes in (upper, lower):
+        axes.xaxis.set_major_formatter("{x:.0%}")
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    upper.yaxis.set_major_formatter("{x:.0%}")
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_mistakes(mistakes: Sequence[Mistake], title: str, path: Path) -> None:
+    """Contact sheets: all frames of each clip as the network saw them, and what it made of them.
+
+    Args:
+        mistakes: at least one, from the top down; their frames uint8 (frames, height, width, 3).
+        title: the heading.
+        path: the PNG to write.
+    """
+    sheets = [_contact_sheet(mistake.frames) for mistake in mistakes]
+    height, width = sheets[0].shape[:2]
+    inches = 11.0
+    block = inches * height / width + 0.75
+    figure = Figure(figsize=(inches + 0.4, block * len(sheets) + 0.5), layout="constrained")
+    figure.suptitle(title)
+    rows = figure.subplots(len(sheets), 1, squeeze=False)[:, 0]
+    for axes, sheet, mistake in zip(rows, sheets, mistakes, strict=True):
+        axes.imshow(sheet)
+        axes.set_axis_off()
+        axes.set_title(
+            f"{mistake.label}, called {mistake.predicted} with {mistake.probability:.1%} "
+            f"(its own class: {mistake.probability_of_label:.1%})\n{mistake.name}",
+            loc="left",
+            fontsize="medium",
+        )
+    figure.savefig(path, dpi=_DPI)
+
+
+def _contact_sheet(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Frames side by side in rows, a white line between: uint8 (height, width, 3)."""
+    count, height, width, _ = frames.shape
+    columns = min(count, FRAMES_A_ROW)
+    rows = -(-count // columns)
+    gap = max(width // 32, 1)
+    sheet = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for place, frame in enumerate(frames):
+        top, left = place // columns * (height + gap), place % columns * (width + gap)
+        sheet[top : top + height, left : left + width] = frame
+    return sheet
+
+
+def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
+    """Accuracy and cost of a network against the number of frames it is given.
+
+    Args:
+        points: rows of training.compare, by frames.
+        title: the heading.
+        path: the PNG to write.
+    """
+    frames = [point["frames"] for point in points]
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2)
+    for part, colour in (("validation", VALIDATION), ("test", "tab:green")):
+        values = np.array([point[f"{part}_accuracy"] for point in points])
+        intervals = [point[f"{part}_interval"] for point in points]
+        low, high = (np.array([interval[end] for interval in intervals]) for end in ("low", "high"))
+        left.errorbar(
+            frames,
+            values,
+            # The percentile interval need not hold the value itself.
+            yerr=(np.maximum(values - low, 0), np.maximum(high - values, 0)),
+            color=colour,
+            marker="o",
+            capsize=4,
+            label=part,
+        )
+    left.set(title="Accuracy, with 95 % intervals", xlabel="frames", ylim=(0, 1.02))
+    left.yaxis.set_major_formatter("{x:.0%}")
+    left.legend()
+    right.plot(frames, [point["cpu_ms_per_clip"] for point in points], "o-", color="tab:purple")
+    right.set(
+        title="Cost of one clip",
+        xlabel="frames",
+        ylabel="ms on one processor thread",
+        ylim=(0, None),
+    )
+    for axes in (left, right):
+        axes.set_xticks(frames)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=_DPI)

@@ -12,6 +12,9 @@ import av
 import numpy as np
 import pytest
 
+from tests.training.finished_run import make_run
+from training.run import RunDirectory
+
 LEVELS = {"Dark": 60, "Light": 190}
 GROUPS = 6
 CLIPS_A_GROUP = 4
@@ -42,3 +45,9 @@ def dataset(tmp_path_factory) -> Path:
                 name = f"v_{label}_g{group:02}_c{clip:02}.mp4"
                 write_plain_clip(folder / label / name, level, seed)
     return folder
+
+
+@pytest.fixture(scope="session")
+def untrained_run(dataset, tmp_path_factory) -> RunDirectory:
+    """A finished run under the group split, its network untrained; not to be changed."""
+    return make_run(dataset, tmp_path_factory.mktemp("untrained") / "run")

@@ -1,0 +1,132 @@
+import json
+import shutil
+
+import pytest
+
+import training.export
+from clip import ModelManifest
+from tests.training.finished_run import make_run
+from training.card import main, write_card
+from training.run import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def random_run(dataset, tmp_path_factory):
+    return make_run(dataset, tmp_path_factory.mktemp("random") / "run", split="random")
+
+
+def export(run, dataset, models, *extra):
+    paths = [str(run.path), "--data", str(dataset), "--publish", str(models)]
+    return training.export.main([*paths, *extra])
+
+
+@pytest.fixture(scope="module")
+def published(untrained_run, random_run, dataset, tmp_path_factory):
+    """The folder of a model published with a run of the other split beside it."""
+    models = tmp_path_factory.mktemp("models")
+    assert export(untrained_run, dataset, models, "--compare-run", str(random_run.path)) == 0
+    return models / "lrcn/1"
+
+
+@pytest.fixture(scope="module")
+def manifest(published):
+    return ModelManifest.from_json((published / "manifest.json").read_text())
+
+
+def test_the_card_has_the_sections_of_the_convention(published):
+    lines = (published / "card.md").read_text().splitlines()
+    assert [line[3:] for line in lines if line.startswith("## ")] == [
+        "Model",
+        "Intended use",
+        "Data and protocol",
+        "Metrics",
+        "By class",
+        "Limits",
+        "Cost",
+        "Export",
+    ]
+
+
+def test_the_card_states_the_figures_of_the_published_file_with_their_interval(published, manifest):
+    card, test = (published / "card.md").read_text(), manifest.metrics["test"]
+    bounds = test["accuracy_interval"]
+    row = f"| test | {test['clips']} | {test['accuracy']:.1%} | {bounds['low']:.1%} to "
+    assert row in card
+    assert bounds["unit"] == "groups"
+    assert "resamples of whole groups" in card
+    assert f"expected calibration error {test['calibration']['expected_error']:.1%}" in card
+
+
+def test_the_card_tells_what_the_model_cost(published, manifest, untrained_run):
+    card, speed = (published / "card.md").read_text(), manifest.metrics["speed"]
+    assert 0 < speed["cpu_ms_per_clip"] < 10_000
+    assert f"{speed['cpu_ms_per_clip']:.1f} ms a clip" in card
+    processor = untrained_run.read_json("metrics.json")["hardware"]["processor"]
+    assert f"3 epochs in 2 min on {processor}" in card
+
+
+def test_the_other_splits_figure_stands_beside_with_the_reason(published, manifest, random_run):
+    card, other = (published / "card.md").read_text(), manifest.metrics["comparison"]
+    theirs = random_run.read_json("metrics.json")["test"]
+    assert (other["split"], other["accuracy"]) == ("random", theirs["accuracy"])
+    row = f"| test, `random` split, another training | {theirs['clips']} | {theirs['accuracy']:.1%}"
+    assert row in card
+    assert "Why the figures differ" in card
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "group"}, "under the same split"),
+        ({"model": "convlstm"}, "its model is convlstm"),
+        ({"classes": ["Dark", "Grey"]}, "its classes is"),
+    ],
+    ids=["same split", "other model", "other classes"],
+)
+def test_a_run_that_does_not_compare_is_refused_and_nothing_published(
+    change, message, untrained_run, random_run, dataset, tmp_path, capsys
+):
+    other = RunDirectory.open(shutil.copytree(random_run.path, tmp_path / "other"))
+    other.write_json("config.json", {**other.read_json("config.json"), **change})
+    arguments = [untrained_run, dataset, tmp_path / "models", "--compare-run", str(other.path)]
+    assert export(*arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_card_can_be_written_anew_from_the_manifest(published, tmp_path):
+    folder = shutil.copytree(published, tmp_path / "1")
+    (folder / "card.md").unlink()
+    assert main([str(folder)]) == 0
+    assert (folder / "card.md").read_text() == (published / "card.md").read_text()
+    assert {path.name for path in folder.iterdir()} == {path.name for path in published.iterdir()}
+
+
+def test_a_manifest_with_fewer_figures_has_a_card_too(manifest):
+    record = json.loads(manifest.to_json())
+    for name in ("speed", "comparison"):
+        del record["metrics"][name]
+    for part in ("test", "validation"):
+        for name in ("accuracy_interval", "calibration", "weighted", "top3_accuracy"):
+            del record["metrics"][part][name]
+    for name in ("groups", "hardware"):
+        del record["training"][name]
+    card = write_card(ModelManifest.from_json(json.dumps(record)))
+    test = record["metrics"]["test"]
+    assert f"| test | {test['clips']} | {test['accuracy']:.1%} | – |" in card
+    assert "a machine that was not recorded" in card
+
+
+def test_pictures_from_the_data_set_are_not_published(published):
+    assert {path.name for path in published.iterdir()} == {
+        "model.onnx",
+        "manifest.json",
+        "card.md",
+        "curves.png",
+        "confusion_test.png",
+    }
+
+
+def test_a_folder_without_a_manifest_is_an_error_in_words(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 1
+    assert "manifest.json" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""What a clip costs, and on which machine that was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import tensorflow as tf
+
+from clip.manifest import INPUT_NAME, OUTPUT_NAME
+
+ROUNDS = 30
+_WARM_UPS = 2
+
+
+def ms_per_clip(graphs: Mapping[str, bytes], *, rounds: int = ROUNDS) -> dict[str, float]:
+    """Time ONNX graphs on one thread of the processor, one clip at a time.
+
+    The graphs take turns, so that whatever else the machine does meets all of them alike.
+
+    Args:
+        graphs: the .onnx files' bytes by any name.
+        rounds: measured turns of each.
+
+    Returns:
+        The median milliseconds of each.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    rng = np.random.default_rng(0)
+    taken: dict[str, list[float]] = {name: [] for name in graphs}
+    sessions, clips = {}, {}
+    for name, content in graphs.items():
+        session = onnxruntime.InferenceSession(content, options, ["CPUExecutionProvider"])
+        shape = (1, *session.get_inputs()[0].shape[1:])
+        sessions[name], clips[name] = session, rng.integers(0, 256, shape, dtype=np.uint8)
+    for _ in range(_WARM_UPS + rounds):
+        for name, session in sessions.items():
+            start = time.perf_counter()
+            session.run([OUTPUT_NAME], {INPUT_NAME: clips[name]})
+            taken[name].append((time.perf_counter() - start) * 1e3)
+    return {name: median(times[_WARM_UPS:]) for name, times in taken.items()}
+
+
+def describe_machine() -> dict[str, Any]:
+    """The machine as JSON values: `processor`, usable `cores`, and the names of its `gpus`."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    details = [
+        tf.config.experimental.get_device_details(device)
+        for device in tf.config.list_physical_devices("GPU")
+    ]
+    return {
+        "processor": _processor(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "gpus": [detail.get("device_name", "GPU") for detail in details],
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
