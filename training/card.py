@@ -22,6 +22,7 @@ from training.tables import (
     explain_interval,
     hardware,
     interval,
+    monitor,
     percent,
     table,
 )
@@ -55,7 +56,7 @@ SPLITS = {
         "Clips cut from the same footage are on both sides: the figures are too good for new "
         "footage and serve to compare with the paper."
     ),
-    "file": "The clips of each part were given by lists.",
+    "file": "The parts are those of a given table.",
 }
 #: Why the same network has another figure under the other protocol: (this card's split, the other).
 GAPS = {
@@ -134,8 +135,8 @@ def _data(manifest: ModelManifest) -> list[str]:
             if groups
             else ""
         )
-        + f". {SPLITS.get(training['split'], '')} The best epoch was picked by validation loss, "
-        "nothing by the test clips.",
+        + f". {SPLITS.get(training['split'], '')} The best epoch was picked by "
+        f"{monitor(training['config'])}, nothing by the test clips.",
     ]
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
     return [*lines, "", citation] if citation else lines

@@ -36,19 +36,19 @@ class Mistake:
 
 
 def plot_curves(
-    history: Mapping[str, Sequence[float]], path: Path, *, title: str = "Training"
+    history: Mapping[str, Sequence[float]], path: Path, *, best_epoch: int, title: str
 ) -> None:
     """Loss and accuracy of training and validation by epoch, the best epoch and rate drops marked.
 
     Args:
         history: `loss`, `val_loss`, `accuracy` and `val_accuracy`, and `learning_rate` where it is
-            known, a value an epoch. The best epoch is the one with the lowest `val_loss`.
+            known, a value an epoch.
         path: the PNG to write.
+        best_epoch: the one whose weights were kept, from 1.
         title: the heading.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     figure.suptitle(title)
-    best = int(np.nanargmin(history["val_loss"]))
     for axes, (name, heading) in zip(figure.subplots(1, 2), CURVES, strict=True):
         epochs = range(1, len(history[name]) + 1)
         marker = "." if len(epochs) <= 60 else ""
@@ -57,10 +57,10 @@ def plot_curves(
             (f"val_{name}", "validation", VALIDATION),
         ):
             axes.plot(epochs, history[key], label=label, color=colour, marker=marker, linewidth=1.4)
-        value = history[f"val_{name}"][best]
+        value = history[f"val_{name}"][best_epoch - 1]
         text = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
-        axes.axvline(best + 1, color="black", linestyle=":", linewidth=1)
-        axes.plot(best + 1, value, "o", color="black", label=f"best epoch ({best + 1}): {text}")
+        axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1)
+        axes.plot(best_epoch, value, "o", color="black", label=f"best epoch ({best_epoch}): {text}")
         _mark_drops(axes, history.get("learning_rate", ()))
         if name == "accuracy":
             axes.set_ylim(0, 1.02)

@@ -41,6 +41,7 @@ from training.tables import (
     explain_interval,
     hardware,
     interval,
+    monitor,
     percent,
     table,
 )
@@ -116,7 +117,12 @@ def write_report(run: RunDirectory, test_clips: npt.NDArray[np.uint8] | None) ->
     config, metrics = run.read_json("config.json"), read_metrics(run)
     classes, heading = config["classes"], f"{config['model']}, {config['split']} split"
     test = read_predictions(run, classes)["test"]
-    plot_curves(_read_history(run), run.path / "curves.png", title=f"Training of {heading}")
+    plot_curves(
+        _read_history(run),
+        run.path / "curves.png",
+        best_epoch=metrics["best_epoch"],
+        title=f"Training of {heading}",
+    )
     for part in PARTS:
         measured = metrics[part]
         title = f"{heading}, {part}: {measured['accuracy']:.1%} of {measured['clips']} clips"
@@ -171,7 +177,7 @@ def _lines(
         "",
         f"Test accuracy **{percent(measured['accuracy'])}** "
         f"({interval(measured['accuracy_interval'])}) on {measured['clips']} clips. Best epoch "
-        f"{metrics['best_epoch']} of {metrics['epochs_run']}, by validation loss; trained for "
+        f"{metrics['best_epoch']} of {metrics['epochs_run']}, by {monitor(config)}; trained for "
         f"{duration(metrics['training_seconds'])} on {hardware(metrics.get('hardware'))}.",
         "",
         f"{len(config['classes'])} classes: {', '.join(config['classes'])}. A clip is "
@@ -179,6 +185,7 @@ def _lines(
         f"commit {config['git_commit']}. Other settings: {others}.",
         "",
         *_split_lines(run),
+        *_skipped_lines(metrics.get("skipped_files", ())),
         "",
         "## Figures",
         "",
@@ -214,6 +221,16 @@ def _split_lines(run: RunDirectory) -> list[str]:
         groups = run.read_split(part, "group")
         rows.append((part, len(groups), len(set(groups))))
     return table(("part", "clips", "groups"), rows)
+
+
+def _skipped_lines(skipped: Sequence[Mapping[str, str]]) -> list[str]:
+    if not skipped:
+        return []
+    return [
+        "",
+        f"{len(skipped)} files could not be used: {skipped[0]['path']} and so on, with "
+        "the reasons, in metrics.json.",
+    ]
 
 
 def _figure_lines(metrics: Mapping[str, Any]) -> list[str]:

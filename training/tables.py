@@ -58,6 +58,11 @@ def hardware(machine: Mapping[str, Any] | None) -> str:
     return " and ".join([processor, *machine["gpus"]])
 
 
+def monitor(config: Mapping[str, Any]) -> str:
+    """What picked a run's best epoch, in words."""
+    return str(config.get("monitor", "val_loss")).replace("val_", "validation ")
+
+
 def confusions(
     matrix: Sequence[Sequence[int]], classes: Sequence[str], most: int
 ) -> list[tuple[str, str, int, int]]:

@@ -27,7 +27,7 @@ def count_red_pixels(path):
 
 
 def test_the_curves_are_drawn(tmp_path):
-    plot_curves(HISTORY, tmp_path / "curves.png")
+    plot_curves(HISTORY, tmp_path / "curves.png", best_epoch=2, title="title")
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
 
 
@@ -37,7 +37,8 @@ def test_the_curves_are_drawn(tmp_path):
     ids=["a drop", "a schedule"],
 )
 def test_drops_of_the_learning_rate_are_marked(rates, marked, tmp_path):
-    plot_curves({**HISTORY, "learning_rate": rates}, tmp_path / "curves.png")
+    history = {**HISTORY, "learning_rate": rates}
+    plot_curves(history, tmp_path / "curves.png", best_epoch=2, title="title")
     assert (count_red_pixels(tmp_path / "curves.png") > 100) == marked
 
 

@@ -1,0 +1,164 @@
+"""The paper's table of results for runs of one's own.
+
+    python -m training.compare runs/lrcn runs/convlstm --out comparison.md
+
+Accuracy and precision come from the runs' metrics.json. What a clip costs is measured now, on one
+thread of this machine, all runs' ONNX graphs taking turns, without decoding. Beside the Markdown
+stands the same as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import onnxruntime
+
+from training.data import DataError
+from training.graphs import ExportError, to_onnx
+from training.report import PARTS, read_metrics
+from training.run import RunDirectory
+from training.speed import describe_machine, ms_per_clip
+from training.tables import duration, explain_interval, hardware, interval, percent, table
+
+ONNX_FILE = "model.onnx"
+PAPER = (
+    "The paper, ten classes of UCF50 under a random split: LRCN accuracy 96.67 %, precision "
+    "96.89 %; ConvLSTM 87.78 % and 87.69 %."
+)
+
+
+def compare_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Put runs beside each other.
+
+    Args:
+        paths: finished runs' directories, each named once.
+
+    Returns:
+        A row of JSON values for each run, in their order.
+
+    Raises:
+        DataError: a run is not finished, or was measured by an older version of this code.
+        ExportError: a run's model cannot be exported.
+    """
+    if len(set(paths)) < len(paths):
+        raise DataError("a run is named twice")
+    runs = [RunDirectory.open(path) for path in paths]
+    rows = [_row(run) for run in runs]  # all of them, before the costly part
+    graphs = {}
+    for run, row in zip(runs, rows, strict=True):
+        model = run.load_model()
+        row["parameters"] = model.count_params()
+        exported = run.path / ONNX_FILE
+        graphs[str(run.path)] = (
+            exported.read_bytes() if exported.exists() else to_onnx(model).SerializeToString()
+        )
+    taken = ms_per_clip(graphs)
+    for row in rows:
+        row["cpu_ms_per_clip"] = taken[row["run"]]
+        row["onnx_bytes"] = len(graphs[row["run"]])
+    return rows
+
+
+def _row(run: RunDirectory) -> dict[str, Any]:
+    config, metrics = run.read_json("config.json"), read_metrics(run)
+    row: dict[str, Any] = {
+        "run": str(run.path),
+        **{name: config[name] for name in ("model", "dataset", "split", "seed", "git_commit")},
+        **{name: config["clip_spec"][name] for name in ("frames", "height", "width")},
+        "classes": len(config["classes"]),
+        "counts": {name: len(run.read_split(name, "path")) for name in ("train", *PARTS)},
+    }
+    for part in PARTS:
+        for name in ("accuracy", "precision"):
+            row[f"{part}_{name}"] = metrics[part][name]
+        row[f"{part}_interval"] = metrics[part]["accuracy_interval"]
+    for name in ("best_epoch", "epochs_run", "training_seconds"):
+        row[name] = metrics[name]
+    row["training_hardware"] = metrics.get("hardware")
+    return row
+
+
+def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The Markdown of a comparison."""
+    header = (
+        *("run", "model", "input", "split", "test accuracy", "95 % interval", "precision"),
+        *("parameters", "CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
+        "clips (train, validation, test)",
+    )
+    lines = table(
+        header,
+        (
+            (
+                *(Path(row["run"]).name, row["model"]),
+                f"{row['frames']}×{row['width']}×{row['height']}",
+                *(row["split"], percent(row["test_accuracy"]), interval(row["test_interval"])),
+                *(percent(row["test_precision"]), f"{row['parameters']:,}"),
+                *(f"{row['cpu_ms_per_clip']:.1f}", f"{row['onnx_bytes'] / 1e6:.1f}"),
+                f"{row['best_epoch']} of {row['epochs_run']}",
+                *(duration(row["training_seconds"]), row["seed"]),
+                ", ".join(str(count) for count in row["counts"].values()),
+            )
+            for row in rows
+        ),
+    )
+    machines = sorted({hardware(row["training_hardware"]) for row in rows})
+    return "\n".join(
+        [
+            "# Comparison",
+            "",
+            *lines,
+            "",
+            f"Precision is the macro average. {_explain_intervals(rows)} CPU ms: one clip without "
+            f"decoding, ONNX Runtime {onnxruntime.__version__} on one thread of "
+            f"{hardware(describe_machine())}, median, the graphs taking turns. Trained on "
+            f"{'; '.join(machines)}.",
+            "",
+            "Under a random split clips cut from the same footage are in training and test: its "
+            "figures are for footage that the network has seen, those of a group split for new "
+            f"footage. {PAPER}",
+            "",
+        ]
+    )
+
+
+def _explain_intervals(rows: Sequence[Mapping[str, Any]]) -> str:
+    return " ".join(dict.fromkeys(explain_interval(row["test_interval"]) for row in rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 on success, 1 with a message on standard error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.compare",
+        description="Put finished runs beside each other: accuracy, precision, size and cost.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's directory")
+    parser.add_argument(
+        "--out", type=Path, help="Markdown file to write, with a .json of the same name beside it"
+    )
+    options = parser.parse_args(arguments)
+    if options.out and options.out.suffix == ".json":
+        parser.error("--out names the Markdown file; the JSON goes beside it")
+    try:
+        rows = compare_runs(options.runs)
+        text = write_comparison(rows)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(text)
+            options.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+    except (DataError, ExportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
