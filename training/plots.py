@@ -20,8 +20,6 @@ DROP = 0.51
 #: Of a contact sheet.
 FRAMES_A_ROW = 10
 
-_DPI = 110
-
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
@@ -70,7 +68,7 @@ def plot_curves(
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def _mark_drops(axes: Axes, rates: Sequence[float]) -> None:
@@ -121,7 +119,7 @@ def plot_confusion(
     rows = [f"{label} ({total})" for label, total in zip(classes, totals, strict=True)]
     axes.set_yticks(ticks, rows)
     axes.set(title=title, xlabel="predicted", ylabel="true (clips)")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def plot_reliability(calibration: Mapping[str, Any], title: str, path: Path) -> None:
@@ -157,7 +155,7 @@ def plot_reliability(calibration: Mapping[str, Any], title: str, path: Path) -> 
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
     upper.yaxis.set_major_formatter("{x:.0%}")
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def plot_mistakes(mistakes: Sequence[Mistake], title: str, path: Path) -> None:
@@ -184,7 +182,7 @@ def plot_mistakes(mistakes: Sequence[Mistake], title: str, path: Path) -> None:
             loc="left",
             fontsize="medium",
         )
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def _contact_sheet(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -200,6 +198,10 @@ def _contact_sheet(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return sheet
 
 
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.12)
+
+
 def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
     """Accuracy and cost of a network against the number of frames it is given.
 
@@ -208,16 +210,20 @@ def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
         title: the heading.
         path: the PNG to write.
     """
-    frames = [point["frames"] for point in points]
+    frames = np.array([point["frames"] for point in points])
+    apart = 0.006 * np.ptp(frames)  # or one bar hides the other
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     figure.suptitle(title)
     left, right = figure.subplots(1, 2)
-    for part, colour in (("validation", VALIDATION), ("test", "tab:green")):
+    for part, colour, shift in (
+        ("validation", VALIDATION, -apart),
+        ("test", "tab:green", apart),
+    ):
         values = np.array([point[f"{part}_accuracy"] for point in points])
         intervals = [point[f"{part}_interval"] for point in points]
         low, high = (np.array([interval[end] for interval in intervals]) for end in ("low", "high"))
         left.errorbar(
-            frames,
+            frames + shift,
             values,
             # The percentile interval need not hold the value itself.
             yerr=(np.maximum(values - low, 0), np.maximum(high - values, 0)),
@@ -239,4 +245,4 @@ def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
     for axes in (left, right):
         axes.set_xticks(frames)
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
