@@ -11,13 +11,18 @@ import logging
 import signal
 import socket
 import sys
+from typing import Final
 
 from service.access import KEY_HEADER
 from service.app import create_app
+from service.logs import configure_logging, log_event
 from service.registry import ModelRegistry
 from service.runtime import Collaborators
 from service.server import Server, open_listener
 from service.settings import Settings, SettingsError, load_settings
+from service.tracing import check_tracing
+
+logger: Final = logging.getLogger("service")
 
 _EXIT_START_FAILED = 1
 _EXIT_BAD_SETTINGS = 2
@@ -33,7 +38,12 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         server.should_exit = True
 
     def greet(registry: ModelRegistry) -> None:
-        print(_greeting(listener, registry, settings), flush=True)
+        if settings.log_format == "json":
+            models = {model.manifest.name: model.manifest.version for model in registry}
+            address = _find_address(listener)
+            log_event(logger, logging.INFO, "ready", address=address, models=models)
+        else:
+            print(_greeting(listener, registry, settings), flush=True)
 
     app = create_app(settings, Collaborators(on_ready=greet, on_failure=fail))
     server = Server(app, shutdown_grace_s=settings.shutdown_grace_s)
@@ -43,15 +53,22 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         signal.signal(stop_signal, lambda number, frame: None)
     server.run(sockets=[listener])
     for error in failures:
-        print(f"har-service cannot start: {error}", file=sys.stderr)
+        if settings.log_format == "json":
+            log_event(logger, logging.CRITICAL, "cannot start", reason=str(error))
+        else:
+            print(f"har-service cannot start: {error}", file=sys.stderr)
     return _EXIT_START_FAILED if failures else 0
 
 
-def _greeting(listener: socket.socket, registry: ModelRegistry, settings: Settings) -> str:
+def _find_address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     if host in _ALL_INTERFACES:
         host = "localhost"
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _greeting(listener: socket.socket, registry: ModelRegistry, settings: Settings) -> str:
+    address = _find_address(listener)
     models = ", ".join(f"{model.manifest.name} {model.manifest.version}" for model in registry)
     key = f"-H '{KEY_HEADER}: ...' " if settings.api_keys else ""
     return (
@@ -69,19 +86,18 @@ def main() -> int:
     ).parse_args()
     try:
         settings = load_settings()
+        check_tracing(settings)
         listener = open_listener(settings.host, settings.port)
     except SettingsError as error:
         print(f"har-service cannot start: {error}", file=sys.stderr)
         return _EXIT_BAD_SETTINGS
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    # They comment on every connection and every malformed body; the request's own line says enough.
-    for chatty in ("uvicorn", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    configure_logging(settings)
     with listener:
-        return serve(settings, listener)
+        try:
+            return serve(settings, listener)
+        except SettingsError as error:
+            print(f"har-service cannot start: {error}", file=sys.stderr)
+            return _EXIT_BAD_SETTINGS
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from service.reference import reference_router
 from service.routes import router
 from service.runtime import Collaborators, Runtime
 from service.settings import Settings
+from service.tracing import configure_telemetry
 
 _DEFAULTS = Collaborators()
 
@@ -39,7 +40,15 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
         finally:
             await runtime.stop()
 
-    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, **describe_app())
+    app = FastAPI(
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        # A redirect would lead to whatever Host the client names.
+        redirect_slashes=False,
+        telemetry=configure_telemetry(settings, collaborators.tracer_provider),
+        **describe_app(),
+    )
     app.state.runtime = runtime
     app.state.access = Access(settings.api_keys or ())
     app.add_middleware(RequestMiddleware, metrics=runtime.metrics)

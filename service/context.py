@@ -15,6 +15,8 @@ REQUEST_ID_HEADER = "X-Request-ID"
 #: The model labels of requests that are about no model, or name one that is not served.
 NO_MODEL = "none"
 UNKNOWN_MODEL = "unknown"
+#: Asked for every few seconds by machines: their log lines and spans would bury the others.
+POLLED_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 # Ids come from strangers and go into logs and headers: a plain alphabet, and not long.
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -30,12 +32,20 @@ class RequestContext:
         started_s: monotonic time at which the headers had been read.
         model: the label for metrics; set once the model is known.
         problem_code: the code of the problem it was answered with, if any.
+        received_bytes: of the body, so far.
+        stages_s: seconds of each stage of a prediction that the request has been through.
     """
 
     request_id: str
     started_s: float = field(default_factory=time.monotonic)
     model: str = NO_MODEL
     problem_code: str | None = None
+    received_bytes: int = 0
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+    def note_stage(self, stage: str, duration_s: float) -> None:
+        """Keep how long a stage took, for the log line and the Server-Timing header."""
+        self.stages_s[stage] = duration_s
 
     def elapsed_s(self) -> float:
         """Seconds since the headers had been read."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from itertools import groupby
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ from fastapi import FastAPI
 from service.errors import KINDS, MEDIA_TYPE, TYPE_PREFIX, ProblemKind
 from service.multipart import FILE_FIELD
 from service.schemas import ProblemReport
+from service.version import find_version
 
 _BINARY = {"type": "string", "format": "binary"}
 
@@ -58,7 +58,7 @@ def describe_app() -> dict[str, Any]:
     return {
         "title": "Human activity recognition",
         "summary": "A video file in, the probabilities of its activity classes out.",
-        "version": _find_version(),
+        "version": find_version(),
         "generate_unique_id_function": lambda route: route.name,
     }
 
@@ -92,10 +92,3 @@ def _document_status(kinds: list[ProblemKind]) -> dict[str, Any]:
             }
         },
     }
-
-
-def _find_version() -> str:
-    try:
-        return version("har-service")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0"

@@ -16,6 +16,7 @@
     ├── ModelOutputError               model_output_invalid
     ├── InferenceError                 inference_failed
     ├── NotReadyError                  not_ready
+    ├── OutOfConnectionsError          out_of_connections
     ├── StoppingError                  stopping
     ├── DeadlineError                  deadline_exceeded
     └── SpoolFullError                 spool_full
@@ -86,6 +87,7 @@ KINDS: Mapping[str, ProblemKind] = {
         ProblemKind("model_output_invalid", 500, "Model gave an invalid answer"),
         ProblemKind("inference_failed", 500, "Inference failed"),
         ProblemKind("not_ready", 503, "Service not ready"),
+        ProblemKind("out_of_connections", 503, "Too many connections at once"),
         ProblemKind("stopping", 503, "Service is stopping"),
         ProblemKind("deadline_exceeded", 504, "Request took too long"),
         ProblemKind("spool_full", 507, "No space for the upload"),
@@ -200,6 +202,12 @@ class StoppingError(ServiceError):
     code = "stopping"
 
 
+class OutOfConnectionsError(ServiceError):
+    """The service has as many connections or open files as it can have."""
+
+    code = "out_of_connections"
+
+
 class DeadlineError(ServiceError):
     """The request's time ran out."""
 
@@ -257,18 +265,25 @@ def describe_error(error: Exception) -> Problem:
             return Problem(KINDS["internal_error"], detail)
 
 
-def render_problem(problem: Problem, request_id: str) -> Response:
-    """The problem+json answer."""
-    body = {
-        "type": TYPE_PREFIX + problem.kind.code,
-        "title": problem.kind.title,
-        "status": problem.kind.status,
-        "code": problem.kind.code,
-        "detail": problem.detail,
+def problem_body(kind: ProblemKind, detail: str, request_id: str) -> dict[str, object]:
+    """The members of a problem+json document."""
+    return {
+        "type": TYPE_PREFIX + kind.code,
+        "title": kind.title,
+        "status": kind.status,
+        "code": kind.code,
+        "detail": detail,
         "request_id": request_id,
     }
+
+
+def render_problem(problem: Problem, request_id: str) -> Response:
+    """The problem+json answer."""
     return JSONResponse(
-        body, status_code=problem.kind.status, headers=dict(problem.headers), media_type=MEDIA_TYPE
+        problem_body(problem.kind, problem.detail, request_id),
+        status_code=problem.kind.status,
+        headers=dict(problem.headers),
+        media_type=MEDIA_TYPE,
     )
 
 

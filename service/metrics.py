@@ -7,9 +7,11 @@ module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from platform import python_version
 
+import onnxruntime
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -19,16 +21,21 @@ from prometheus_client import (
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from clip.manifest import ModelManifest
 from service.decoding import RESTART_REASONS
 from service.errors import KINDS
+from service.settings import LATENCY_BUCKETS_S
+from service.tracing import find_trace_id
+from service.version import find_version
 
-#: Seconds. Prometheus's own defaults end at 10 s, which a long upload passes.
-LATENCY_BUCKETS_S = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
-)  # fmt: skip
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_KIBIBYTE = 1024
+UPLOAD_BUCKETS_BYTES = tuple(_KIBIBYTE * 4**power for power in range(2, 11))
+VIDEO_BUCKETS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200)
 
 STAGES = ("receive", "decode", "queue", "infer", "total")
 
@@ -47,7 +54,7 @@ def is_refusal(code: str) -> bool:
 class Metrics:
     """The metrics of one app. The methods are what the other modules call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, latency_buckets_s: Sequence[float] = LATENCY_BUCKETS_S) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -55,14 +62,14 @@ class Metrics:
             "har_request_duration_seconds",
             "From the headers of a request to the end of its answer.",
             ("route", "model", "code"),
-            buckets=LATENCY_BUCKETS_S,
+            buckets=latency_buckets_s,
             registry=self.registry,
         )
         self._stage_duration = Histogram(
             "har_stage_duration_seconds",
             "Where the time of a prediction went.",
             ("stage", "model"),
-            buckets=LATENCY_BUCKETS_S,
+            buckets=latency_buckets_s,
             registry=self.registry,
         )
         self._in_flight = Gauge(
@@ -70,6 +77,44 @@ class Metrics:
             "Requests that are being worked on or wait for it.",
             registry=self.registry,
         )
+        self._queue_depth = Gauge(
+            "har_queue_depth",
+            "Clips that wait for a run of the model.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._upload_bytes = Histogram(
+            "har_upload_bytes",
+            "Size of the videos received whole.",
+            buckets=UPLOAD_BUCKETS_BYTES,
+            registry=self.registry,
+        )
+        self._video_duration = Histogram(
+            "har_video_duration_seconds",
+            "Length of the videos decoded.",
+            buckets=VIDEO_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._confidence = Histogram(
+            "har_prediction_confidence",
+            "Probability of the label that a clip got.",
+            ("model",),
+            buckets=CONFIDENCE_BUCKETS,
+            registry=self.registry,
+        )
+        self._loop_lag = Histogram(
+            "har_event_loop_lag_seconds",
+            "How late the event loop was at something due, looked at ten times a second.",
+            buckets=latency_buckets_s,
+            registry=self.registry,
+        )
+        self._build_info = Gauge(
+            "har_build_info",
+            "1, with the versions of what runs here.",
+            ("version", "python", "onnxruntime"),
+            registry=self.registry,
+        )
+        self._build_info.labels(find_version(), python_version(), onnxruntime.__version__).set(1)
         self._predictions = Counter(
             "har_predictions_total",
             "Clips classified, by the label they got.",
@@ -123,14 +168,14 @@ class Metrics:
         self, *, route: str, model: str, code: str, problem_code: str | None, duration_s: float
     ) -> None:
         """Count a finished request; `code` is its HTTP status, CLIENT_GONE or ABORTED."""
-        self._request_duration.labels(route, model, code).observe(duration_s)
+        self._request_duration.labels(route, model, code).observe(duration_s, _make_exemplar())
         if problem_code is not None:
             counter = self._rejected if is_refusal(problem_code) else self._failures
             counter.labels(problem_code).inc()
 
     def observe_stage(self, stage: str, model: str, duration_s: float) -> None:
         """Note how long one stage of a prediction took; `stage` is one of STAGES."""
-        self._stage_duration.labels(stage, model).observe(duration_s)
+        self._stage_duration.labels(stage, model).observe(duration_s, _make_exemplar())
 
     def observe_batch(self, model: str, clips: int) -> None:
         """Note how many clips shared a run."""
@@ -140,9 +185,26 @@ class Metrics:
         """Count a replaced decoder; `reason` is one of RESTART_REASONS."""
         self._decoder_restarts.labels(reason).inc()
 
-    def count_prediction(self, model: str, label: str) -> None:
-        """Count a classified clip."""
+    def count_prediction(self, model: str, label: str, confidence: float) -> None:
+        """Count a classified clip, and how sure the model was of its label."""
         self._predictions.labels(model, label).inc()
+        self._confidence.labels(model).observe(confidence)
+
+    def observe_upload(self, size_bytes: int) -> None:
+        """Note the size of a video that was received whole."""
+        self._upload_bytes.observe(size_bytes)
+
+    def observe_video(self, duration_s: float) -> None:
+        """Note the length of a video that was decoded."""
+        self._video_duration.observe(duration_s)
+
+    def observe_loop_lag(self, lag_s: float) -> None:
+        """Note how late the event loop was at something that was due."""
+        self._loop_lag.observe(lag_s)
+
+    def watch_queue(self, model: str, count_queued: Callable[[], int]) -> None:
+        """Ask `count_queued`, at every scrape, how many clips wait for a run of the model."""
+        self._queue_depth.labels(model).set_function(count_queued)
 
     def add_model(self, manifest: ModelManifest, provider: str) -> None:
         """Announce a served model and prepare its series."""
@@ -150,6 +212,7 @@ class Metrics:
             manifest.name, str(manifest.version), manifest.sha256, provider
         ).set(1)
         self._batch_size.labels(manifest.name)
+        self._confidence.labels(manifest.name)
         for label in manifest.classes:
             self._predictions.labels(manifest.name, label)
         for stage in STAGES:
@@ -158,4 +221,23 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """(text, Content-Type) of all metrics, in the exposition format that `accept` asks for."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(_WithoutCreated(self.registry)), content_type
+
+
+class _WithoutCreated(Collector):
+    """A registry without the time at which each series began: twice the series, and no use."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [
+                sample for sample in metric.samples if not sample.name.endswith("_created")
+            ]
+            yield metric
+
+
+def _make_exemplar() -> dict[str, str] | None:
+    trace_id = find_trace_id()
+    return None if trace_id is None else {"trace_id": trace_id}

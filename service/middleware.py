@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -9,14 +10,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.context import REQUEST_ID_HEADER, RequestContext, open_context
-from service.errors import ClientGoneError, describe_error, render_problem
-from service.metrics import ABORTED, CLIENT_GONE, UNMATCHED_ROUTE, Metrics
+from service.context import POLLED_ROUTES, REQUEST_ID_HEADER, RequestContext, open_context
+from service.errors import ClientGoneError, StoppingError, describe_error, render_problem
+from service.logs import log_event
+from service.metrics import ABORTED, CLIENT_GONE, STAGES, UNMATCHED_ROUTE, Metrics
+from service.tracing import describe_request, find_trace_id
 
 logger: Final = logging.getLogger(__name__)
-
-#: Asked for every few seconds by machines: their log lines would bury the others.
-_POLLED_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 class RequestMiddleware:
@@ -33,6 +33,7 @@ class RequestMiddleware:
             return
         connection = HTTPConnection(scope)
         context = open_context(connection)
+        describe_request(context.request_id)
         waits_for_continue = connection.headers.get("expect", "").lower() == "100-continue"
         status: int | None = None
         code = ABORTED
@@ -40,7 +41,9 @@ class RequestMiddleware:
         async def receive_noting() -> Message:
             nonlocal waits_for_continue
             waits_for_continue = False
-            return await receive()
+            message = await receive()
+            context.received_bytes += len(message.get("body", b""))
+            return message
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -48,6 +51,8 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
                 headers[REQUEST_ID_HEADER] = context.request_id
+                if context.stages_s:
+                    headers["Server-Timing"] = _render_stages(context)
                 # Refused before "100 Continue": such a client sends its next request where the
                 # server still expects this one's body.
                 if waits_for_continue:
@@ -60,6 +65,15 @@ class RequestMiddleware:
                 code = str(status)
             except ClientGoneError:
                 code = CLIENT_GONE
+            except asyncio.CancelledError:
+                # The server's stop ran out of patience; nobody else cancels a request's task.
+                stopped = describe_error(
+                    StoppingError("The service stopped first.", headers={"Connection": "close"})
+                )
+                context.problem_code = stopped.kind.code
+                if status is None:
+                    response = render_problem(stopped, context.request_id)
+                    await response(scope, receive, send_with_id)
             except Exception as error:
                 logger.exception("request %s failed", context.request_id)
                 problem = describe_error(error)
@@ -69,9 +83,9 @@ class RequestMiddleware:
                     response = render_problem(problem, context.request_id)
                     await response(scope, receive, send_with_id)
             finally:
-                self._report(scope, context, code)
+                self._report(scope, context, code, status)
 
-    def _report(self, scope: Scope, context: RequestContext, code: str) -> None:
+    def _report(self, scope: Scope, context: RequestContext, code: str, status: int | None) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED_ROUTE)
         duration_s = context.elapsed_s()
         self._metrics.observe_request(
@@ -83,13 +97,33 @@ class RequestMiddleware:
         )
         # Nothing here is the client's own text: the id is checked, route and model are from fixed
         # sets.
-        logger.log(
-            logging.DEBUG if route in _POLLED_ROUTES else logging.INFO,
-            "%s %s %s model=%s problem=%s %.1f ms",
-            context.request_id,
-            route,
-            code,
-            context.model,
-            context.problem_code or "-",
-            duration_s * 1000,
+        stages_ms = {
+            f"{stage}_ms": _milliseconds(seconds)
+            for stage, seconds in context.stages_s.items()
+            if stage != "total"
+        }
+        log_event(
+            logger,
+            logging.DEBUG if route in POLLED_ROUTES else logging.INFO,
+            "request",
+            request_id=context.request_id,
+            route=route,
+            status=status,
+            outcome=code if status is None else context.problem_code or "ok",
+            model=context.model,
+            received_bytes=context.received_bytes,
+            **stages_ms,
+            total_ms=_milliseconds(duration_s),
+            trace_id=find_trace_id(),
         )
+
+
+def _render_stages(context: RequestContext) -> str:
+    stages_s = {"total": context.elapsed_s()} | context.stages_s
+    return ", ".join(
+        f"{stage};dur={_milliseconds(stages_s[stage])}" for stage in STAGES if stage in stages_s
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 1)

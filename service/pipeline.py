@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
+
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from clip import ClipInfo, ModelManifest
 from service.batching import MicroBatcher
@@ -14,6 +16,9 @@ from service.deadline import Deadline
 from service.decoding import DecodePool
 from service.inference import OnnxModel
 from service.metrics import Metrics
+from service.tracing import trace_past_stages, trace_stage
+
+_NO_TRACER = NoOpTracer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,17 @@ class Pipeline:
     """Decoders and one batcher for each model. Belongs to one event loop."""
 
     def __init__(
-        self, decoders: DecodePool, metrics: Metrics, *, max_batch_size: int, max_queued: int
+        self,
+        decoders: DecodePool,
+        metrics: Metrics,
+        *,
+        max_batch_size: int,
+        max_queued: int,
+        tracer: Tracer = _NO_TRACER,
     ) -> None:
         self._decoders = decoders
         self._metrics = metrics
+        self._tracer = tracer
         self._max_batch_size = max_batch_size
         self._max_queued = max_queued
         self._batchers: dict[OnnxModel, MicroBatcher] = {}
@@ -68,14 +80,24 @@ class Pipeline:
             )
             batcher.start()
             self._batchers[model] = batcher
+            self._metrics.watch_queue(name, partial(self._count_queued, name))
 
-    async def classify(self, file: BinaryIO, model: OnnxModel, deadline: Deadline) -> Prediction:
+    async def classify(
+        self,
+        file: BinaryIO,
+        model: OnnxModel,
+        deadline: Deadline,
+        *,
+        on_stage: Callable[[str, float], None] = lambda stage, duration_s: None,
+    ) -> Prediction:
         """Decode the clip in `file` and classify it; may be cancelled at any moment.
 
         Args:
             file: an open file of the operating system, flushed.
             model: one of those given to start().
             deadline: by which the prediction has to be there.
+            on_stage: told how many seconds a stage took once it is over; of a clip that fails,
+                the decoding too.
 
         Raises:
             ClipError: the video cannot or must not be decoded.
@@ -83,13 +105,21 @@ class Pipeline:
         """
         manifest = model.manifest
         began_s = time.monotonic()
-        sampled = await self._decoders.decode(file, manifest.clip_spec, deadline)
-        decode_s = time.monotonic() - began_s
+        try:
+            with trace_stage(self._tracer, "decode"):
+                sampled = await self._decoders.decode(file, manifest.clip_spec, deadline)
+        finally:
+            decode_s = time.monotonic() - began_s
+            on_stage("decode", decode_s)
         self._metrics.observe_stage("decode", manifest.name, decode_s)
+        self._metrics.observe_video(sampled.info.duration_s)
         async with deadline.enforce():
             answer = await self._batchers[model].submit(sampled.frames)
-        self._metrics.observe_stage("queue", manifest.name, answer.queue_s)
-        self._metrics.observe_stage("infer", manifest.name, answer.infer_s)
+        in_model = {"queue": answer.queue_s, "infer": answer.infer_s}
+        trace_past_stages(self._tracer, in_model)
+        for stage, duration_s in in_model.items():
+            self._metrics.observe_stage(stage, manifest.name, duration_s)
+            on_stage(stage, duration_s)
         prediction = Prediction(
             manifest=manifest,
             probabilities=tuple(answer.probabilities.tolist()),
@@ -98,8 +128,16 @@ class Pipeline:
             queue_s=answer.queue_s,
             infer_s=answer.infer_s,
         )
-        self._metrics.count_prediction(manifest.name, prediction.ranked()[0][0])
+        label, confidence = prediction.ranked()[0]
+        self._metrics.count_prediction(manifest.name, label, confidence)
         return prediction
+
+    def _count_queued(self, name: str) -> int:
+        return sum(
+            batcher.queued
+            for model, batcher in self._batchers.items()
+            if model.manifest.name == name
+        )
 
     async def close(self) -> None:
         """Answer what is under way, then end the decoders and runner threads."""

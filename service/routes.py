@@ -26,7 +26,7 @@ from service.schemas import (
     PredictionReport,
     Timings,
 )
-from service.upload import check_headers, receive_upload
+from service.upload import check_headers, hold_to_pace, receive_upload
 
 router = APIRouter()
 
@@ -76,20 +76,30 @@ async def predict(
     _check_parameters(request.query_params)
     body_format = check_headers(request.headers, max_upload_bytes=settings.max_upload_bytes)
     deadline = Deadline.after(settings.request_timeout_s, since_s=context.started_s)
-    async with runtime.admission.admit(deadline):
+    async with runtime.admission.admit(deadline, line=context.model):
         began_s = time.monotonic()
         async with receive_upload(
-            read_chunks(request),
+            hold_to_pace(
+                read_chunks(request),
+                idle_timeout_s=settings.upload_idle_timeout_s,
+                min_bytes_per_s=settings.min_upload_bytes_per_s,
+            ),
             body_format,
             runtime.spool,
             max_upload_bytes=settings.max_upload_bytes,
             deadline=deadline,
         ) as upload:
             receive_s = time.monotonic() - began_s
+            context.note_stage("receive", receive_s)
+            runtime.metrics.observe_upload(upload.size_bytes)
             prediction = await run_unless_gone(
-                request, runtime.pipeline.classify(upload.file, chosen, deadline)
+                request,
+                runtime.pipeline.classify(
+                    upload.file, chosen, deadline, on_stage=context.note_stage
+                ),
             )
     total_s = context.elapsed_s()
+    context.note_stage("total", total_s)
     runtime.metrics.observe_stage("receive", context.model, receive_s)
     runtime.metrics.observe_stage("total", context.model, total_s)
     return _report_prediction(prediction, top_k, receive_s=receive_s, total_s=total_s)
@@ -140,8 +150,11 @@ async def report_alive() -> HealthReport:
     responses=document_problems("/health/ready"),
 )
 async def report_ready(runtime: RuntimeDependency) -> HealthReport:
-    """200 once every model is loaded, verified and warmed, until the service is told to stop."""
-    _ = runtime.registry  # raises what the answer is when it is not ready
+    """200 once every model is loaded, verified and warmed, until the service is told to stop.
+
+    503 too while there is less space for uploads than HAR_MIN_SPOOL_FREE_BYTES.
+    """
+    await runtime.check_ready()
     return HealthReport(status="ready")
 
 

@@ -9,17 +9,22 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from opentelemetry.trace import TracerProvider
+
 from clip import Limits
 from service.admission import Admission
 from service.decoding import DecodePool
-from service.errors import NotReadyError, StoppingError
+from service.errors import NotReadyError, SpoolFullError, StoppingError
 from service.forkserver import ForkServerError
 from service.inference import ModelLoadError, SessionConfig
+from service.looplag import watch_loop_lag
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.registry import ModelRegistry
 from service.settings import Settings, SettingsError
 from service.spool import Spool
+from service.tracing import build_tracer
+from service.upload import check_space
 
 logger: Final = logging.getLogger(__name__)
 
@@ -75,12 +80,14 @@ class Collaborators:
         on_ready: called in the event loop when every model is loaded, verified and warmed and the
             decoders run.
         on_failure: called in the event loop with the reason if that cannot be.
+        tracer_provider: takes the spans in place of the collector of the settings.
     """
 
     load_models: Callable[[Settings], ModelRegistry] = load_models
     build_decoders: Callable[[Settings, Metrics], DecodePool] = build_decoders
     on_ready: Callable[[ModelRegistry], None] = lambda registry: None
     on_failure: Callable[[Exception], None] = lambda error: None
+    tracer_provider: TracerProvider | None = None
 
 
 class Runtime:
@@ -88,8 +95,8 @@ class Runtime:
 
     def __init__(self, settings: Settings, collaborators: Collaborators) -> None:
         self.settings = settings
-        self.metrics = Metrics()
-        self.spool = Spool(settings.spool_dir)
+        self.metrics = Metrics(latency_buckets_s=settings.latency_buckets_s)
+        self.spool = Spool(settings.spool_dir, min_free_bytes=settings.min_spool_free_bytes)
         self.admission = Admission(
             max_in_flight=settings.max_in_flight, max_waiting=settings.max_waiting
         )
@@ -99,15 +106,20 @@ class Runtime:
             self.metrics,
             max_batch_size=settings.max_batch_size,
             max_queued=settings.max_in_flight,
+            tracer=build_tracer(settings, collaborators.tracer_provider),
         )
         self.phase = Phase.STARTING
         self._collaborators = collaborators
         self._registry: ModelRegistry | None = None
         self._loading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to load the models and start the decoders; not ready in the meantime."""
         self._loading = asyncio.create_task(self._load(), name="load-models")
+        self._watching = asyncio.create_task(
+            watch_loop_lag(self.metrics.observe_loop_lag), name="loop-lag"
+        )
 
     @property
     def registry(self) -> ModelRegistry:
@@ -123,6 +135,25 @@ class Runtime:
             raise NotReadyError("The models are not loaded.", headers={"Retry-After": "1"})
         return self._registry
 
+    async def check_ready(self) -> None:
+        """Return if requests are welcome.
+
+        Raises:
+            NotReadyError: the models are not all loaded yet, or one failed; or there is no space
+                for uploads.
+            StoppingError: the service takes no new work.
+        """
+        _ = self.registry  # raises
+        try:
+            await check_space(self.spool)
+        except SpoolFullError as error:
+            raise NotReadyError(error.detail, headers={"Retry-After": "1"}) from error
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests are in work or wait for it."""
+        return self.admission.in_flight + self.admission.waiting > 0
+
     def begin_stop(self) -> None:
         """Take no new work from now on; what is under way goes on."""
         self.phase = Phase.STOPPING
@@ -130,9 +161,10 @@ class Runtime:
     async def stop(self) -> None:
         """Finish what is under way and end every thread and process."""
         self.begin_stop()
-        if self._loading is not None:
-            self._loading.cancel()
-            await asyncio.wait([self._loading])
+        for task in (self._loading, self._watching):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self.pipeline.close()
 
     async def _load(self) -> None:

@@ -14,7 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,6 +50,9 @@ def confine(confinement: Confinement, parent: int) -> None:
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         mapped_bytes = _mapped_bytes()
         _limit(resource.RLIMIT_AS, mapped_bytes + confinement.memory_bytes)
+        # Where a container's memory runs out, a decoder is to be ended and not the service.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     if os.getppid() != parent:  # it died before PR_SET_PDEATHSIG could tell
         raise ProcessLookupError("the parent is gone")
     _limit(resource.RLIMIT_FSIZE, 0)

@@ -2,41 +2,79 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import socket
 from types import FrameType
+from typing import Final
 
-import uvicorn
 from fastapi import FastAPI
+from uvicorn import Server as UvicornServer
 
+from service.connection import ConnectionConfig, ConnectionLimits
+from service.deadline import Deadline
+from service.descriptors import count_possible_connections
 from service.runtime import Runtime
 from service.settings import SettingsError
 
+logger: Final = logging.getLogger(__name__)
+
 _BACKLOG = 2048
+_LOOK_AGAIN_S = 0.02
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which tells the runtime of a stop before it begins to wait for requests."""
+class Server(UvicornServer):
+    """uvicorn's server, which goes on answering until what is under way at a stop is done."""
 
     def __init__(self, app: FastAPI, *, shutdown_grace_s: int) -> None:
+        self._runtime: Runtime = app.state.runtime
+        settings = self._runtime.settings
         super().__init__(
-            uvicorn.Config(
+            ConnectionConfig(
                 app,
-                http="h11",
+                limits=ConnectionLimits(
+                    max_connections=count_possible_connections(settings),
+                    header_timeout_s=settings.header_timeout_s,
+                    drain_timeout_s=settings.request_timeout_s,
+                ),
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Nothing here looks at a client's address or scheme: nobody needs to be believed.
+                proxy_headers=False,
                 timeout_graceful_shutdown=shutdown_grace_s,
                 backlog=_BACKLOG,
             )
         )
-        self._runtime: Runtime = app.state.runtime
+        self._grace_s = shutdown_grace_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Signal handler: not ready from this moment on."""
+        """Signal handler: not ready from this moment on.
+
+        A second SIGINT (Ctrl+C) ends the wait; a second SIGTERM changes nothing, since supervisors
+        send it to a process and to its group.
+        """
         self._runtime.begin_stop()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for the requests under way, within the grace time, then stop listening and end.
+
+        Until they are done new connections are taken and new requests answered with 503: to a load
+        balancer that has not noticed yet, a closed port would be an error of its client's request.
+        """
+        self._runtime.begin_stop()
+        deadline = Deadline.after(self._grace_s)
+        # A signal handler sets force_exit: there is no event to wait for.
+        while self._runtime.is_busy and not (  # noqa: ASYNC110
+            self.force_exit or deadline.has_passed
+        ):
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self.config.timeout_graceful_shutdown = math.ceil(deadline.remaining_s())
+        await super().shutdown(sockets)
 
 
 def open_listener(host: str, port: int) -> socket.socket:

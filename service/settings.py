@@ -5,23 +5,37 @@ docs/settings.md says what each is for; a test holds it to this module.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 ENV_PREFIX = "HAR_"
 
 Device = Literal["auto", "cpu", "cuda"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["readable", "json"]
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
 _CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEBIBYTE = 1024 * 1024
+
+#: Prometheus's own defaults end at 10 s, which a long upload passes.
+LATENCY_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
 
 #: Their values are in no message.
 _SECRET_FIELDS = frozenset({"api_keys"})
@@ -73,6 +87,9 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     log_level: LogLevel = "info"
+    log_format: LogFormat = "readable"
+    tracing: bool = False
+    latency_buckets_s: Annotated[tuple[PositiveFloat, ...], NoDecode] = LATENCY_BUCKETS_S
 
     api_keys: Annotated[tuple[SecretStr, ...] | None, NoDecode] = None
     allow_unauthenticated: bool = False
@@ -84,7 +101,12 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(default=8, ge=1, le=256)
 
     spool_dir: Path | None = None
+    min_spool_free_bytes: int = Field(default=256 * _MEBIBYTE, ge=0)
     max_upload_bytes: int = Field(default=100 * _MEBIBYTE, ge=1)
+    min_upload_bytes_per_s: int = Field(default=4096, ge=0)
+    upload_idle_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    header_timeout_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    max_connections: int = Field(default=2048, ge=1)
 
     max_in_flight: int = Field(default=32, ge=1)
     max_waiting: int = Field(default=64, ge=0)
@@ -111,6 +133,18 @@ class Settings(BaseSettings):
                 "keys are separated by commas, each of at least 16 visible ASCII characters"
             )
         return keys
+
+    @field_validator("latency_buckets_s", mode="before")
+    @classmethod
+    def _split_buckets(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("latency_buckets_s")
+    @classmethod
+    def _check_buckets(cls, buckets: tuple[float, ...]) -> tuple[float, ...]:
+        if list(buckets) != sorted(set(buckets)) or not buckets or buckets[-1] == math.inf:
+            raise ValueError("buckets are seconds, separated by commas, each larger than the last")
+        return buckets
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:

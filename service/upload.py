@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from service.deadline import Deadline
 from service.errors import (
     MalformedMultipartError,
     MissingFileError,
+    OutOfConnectionsError,
+    ServiceError,
     SpoolFullError,
     UnsupportedEncodingError,
     UnsupportedMediaTypeError,
@@ -44,6 +47,7 @@ _WRITE_BYTES = 256 * 1024
 _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.EACCES, errno.EFBIG, errno.EIO}
 )
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _ACCEPTED = (
     f"Send multipart/form-data with the video in a field named {FILE_FIELD!r}, or the video itself "
     "as video/* or application/octet-stream."
@@ -115,11 +119,13 @@ async def receive_upload(
         UnknownContainerError: the file's first bytes are no video's; the rest is not read.
         EmptyFileError, MissingFileError, TooManyPartsError, MalformedMultipartError: see their
         names.
-        SpoolFullError: the file could not be written.
+        SpoolFullError: the file could not be written, or there is too little space to begin.
+        OutOfConnectionsError: there is no descriptor left for the file.
     """
     writer = _SpoolWriter(spool, max_upload_bytes)
     try:
         async with deadline.enforce(UploadTimeoutError), aclosing(chunks):
+            await check_space(spool)
             if body_format.boundary is None:
                 async for chunk in chunks:
                     writer.add(chunk)
@@ -130,6 +136,49 @@ async def receive_upload(
         yield Upload(file, writer.size_bytes)
     finally:
         await writer.close()
+
+
+async def hold_to_pace(
+    chunks: AsyncGenerator[bytes, None], *, idle_timeout_s: float, min_bytes_per_s: float
+) -> AsyncGenerator[bytes, None]:
+    """The same chunks, from a client that keeps sending.
+
+    Only the time spent waiting for the client counts, and its pace only once that is as long as one
+    pause may be: the beginning of a transfer is slow.
+
+    Raises:
+        UploadTimeoutError: nothing came for `idle_timeout_s`, or less than `min_bytes_per_s`.
+    """
+    waited_s, received_bytes = 0.0, 0
+    async with aclosing(chunks):
+        while True:
+            began_s = time.monotonic()
+            try:
+                async with asyncio.timeout(idle_timeout_s):
+                    chunk = await anext(chunks, None)
+            except TimeoutError:
+                raise UploadTimeoutError(f"Nothing came for {idle_timeout_s:g} seconds.") from None
+            if chunk is None:
+                return
+            waited_s += time.monotonic() - began_s
+            received_bytes += len(chunk)
+            if waited_s > idle_timeout_s and received_bytes < waited_s * min_bytes_per_s:
+                raise UploadTimeoutError(f"Less than {min_bytes_per_s:g} bytes came a second.")
+            yield chunk
+
+
+async def check_space(spool: Spool) -> None:
+    """Return if an upload may begin.
+
+    Raises:
+        SpoolFullError: there is less space than the settings ask for, or no folder.
+    """
+    try:
+        has_space = await asyncio.to_thread(spool.has_space)
+    except OSError as error:
+        raise _explain(error, spool) from error
+    if not has_space:
+        raise SpoolFullError("There is too little space for uploads here now.")
 
 
 async def _receive_form(
@@ -159,6 +208,19 @@ def _parse_content_type(content_types: list[str]) -> BodyFormat:
             f"Content-Type must name one boundary of 1 to {MAX_BOUNDARY_BYTES} characters."
         )
     return BodyFormat(boundary)
+
+
+def _explain(error: OSError, spool: Spool) -> ServiceError:
+    """What an error of the spool means for the request; raises the error if it is a bug's."""
+    if error.errno in _OUT_OF_FILES:
+        logger.error("no descriptor is left: %s", error.strerror)
+        return OutOfConnectionsError(
+            "The service has as many files open as it can have.", headers={"Retry-After": "1"}
+        )
+    if error.errno not in _UNWRITABLE:
+        raise error
+    logger.error("%s cannot be written: %s", spool.folder, error.strerror)
+    return SpoolFullError("The upload cannot be stored here now.")
 
 
 def _too_large(max_upload_bytes: int) -> UploadTooLargeError:
@@ -223,10 +285,7 @@ class _SpoolWriter:
         try:
             return await _finish_in_thread(lambda: self._append(data))
         except OSError as error:
-            if error.errno not in _UNWRITABLE:
-                raise
-            logger.error("%s cannot be written: %s", self._spool.folder, error.strerror)
-            raise SpoolFullError("The upload cannot be stored here now.") from error
+            raise _explain(error, self._spool) from error
 
     def _append(self, data: bytearray) -> BinaryIO:
         if self._file is None:

@@ -48,6 +48,7 @@ BuildModel = Callable[..., tuple[ModelManifest, bytes]]
 PublishModel = Callable[..., Path]
 MakeClip = Callable[..., bytes]
 StartService = Callable[..., AbstractContextManager["LiveService"]]
+Unharmed = Callable[["LiveService"], AbstractContextManager[None]]
 WaitFor = Callable[[Callable[[], object]], None]
 ExpectProblem = Callable[[httpx.Response, int, str], dict[str, Any]]
 RunAsync = Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]
@@ -432,17 +433,40 @@ def shared_service(
         yield service
 
 
-@pytest.fixture
-def service(shared_service: LiveService, red_clip: bytes) -> Iterator[LiveService]:
-    """The service that tests share. After each it answers a good clip as ever and holds nothing."""
-    before = shared_service.predict(red_clip).json()
-    open_files = shared_service.open_files()
-    yield shared_service
-    after = shared_service.predict(red_clip).json()
+@contextmanager
+def expect_unharmed(service: LiveService, clip: bytes) -> Iterator[None]:
+    """Whatever is done to the service: after it a clip is answered as before and nothing is left."""
+
+    def count_threads() -> int:
+        # The event loop's own pool for blocking calls grows as it likes, up to a limit.
+        return sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate())
+
+    before = service.predict(clip).json()
+    open_files, threads = service.open_files(), count_threads()
+    yield
+    after = service.predict(clip).json()
     assert after["probabilities"] == before["probabilities"]
-    assert not list(shared_service.runtime.spool.folder.iterdir())
-    wait_until(lambda: shared_service.metric("har_requests_in_flight") == 0)
-    wait_until(lambda: shared_service.open_files() <= open_files)
+    assert not list(service.runtime.spool.folder.iterdir())
+    wait_until(lambda: service.metric("har_requests_in_flight") == 0)
+    wait_until(lambda: service.open_files() <= open_files)
+    wait_until(lambda: count_threads() <= threads)
+
+
+@pytest.fixture
+def unharmed(red_clip: bytes) -> Unharmed:
+    """with unharmed(service): the faults; at the end it answers as before and holds nothing."""
+
+    def expect(service: LiveService) -> AbstractContextManager[None]:
+        return expect_unharmed(service, red_clip)
+
+    return expect
+
+
+@pytest.fixture
+def service(shared_service: LiveService, unharmed: Unharmed) -> Iterator[LiveService]:
+    """The service that tests share. After each it answers a good clip as ever and holds nothing."""
+    with unharmed(shared_service):
+        yield shared_service
 
 
 @pytest.fixture(scope="session")

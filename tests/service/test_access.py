@@ -102,8 +102,9 @@ def test_f23_no_key_is_in_the_log_the_metrics_or_an_answer(locked, red_clip, cap
         locked.client.get("/metrics"),
     ]
     locked.settle()
-    assert "unauthorized" in caplog.text
-    for text in (caplog.text, *(answer.text + str(answer.headers) for answer in answers)):
+    logged = str([vars(record) for record in caplog.records])
+    assert "unauthorized" in logged
+    for text in (logged, caplog.text, *(answer.text + str(answer.headers) for answer in answers)):
         assert NEW not in text
 
 

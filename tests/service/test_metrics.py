@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from service.errors import KINDS
-from service.metrics import LATENCY_BUCKETS_S, Metrics, is_refusal
+from service.metrics import Metrics, is_refusal
+from service.settings import LATENCY_BUCKETS_S
 
 
 def test_buckets_reach_from_a_millisecond_to_a_minute() -> None:
@@ -13,7 +14,7 @@ def test_buckets_reach_from_a_millisecond_to_a_minute() -> None:
 
 def test_apps_share_no_metric() -> None:
     one, other = Metrics(), Metrics()
-    one.count_prediction("m", "red")
+    one.count_prediction("m", "red", 0.9)
     labels = {"model": "m", "label": "red"}
     assert one.registry.get_sample_value("har_predictions_total", labels) == 1
     assert other.registry.get_sample_value("har_predictions_total", labels) is None

@@ -9,24 +9,16 @@ import pytest
 
 from clip.sniff import SNIFF_BYTES
 from service.upload import MAX_ENVELOPE_BYTES
+from tests.service.wire import (
+    FORM_HEAD,
+    FORM_HEADERS,
+    FORM_TAIL,
+    VIDEO_HEAD,
+    chunked,
+    request_head,
+)
 
-FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=b"}
-FORM_HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="c.mp4"\r\n\r\n'
-FORM_TAIL = b"\r\n--b--\r\n"
 MAX_UPLOAD_BYTES = 256 * 1024
-#: Enough of a video's beginning for its whole upload to be wanted.
-VIDEO_HEAD = b"\0\0\0\x18ftypmp42" + b"\0" * 1024
-
-
-def request_head(path: str = "/predict", **headers: str) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: test"]
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
-
-
-def chunked(content: bytes, size: int) -> bytes:
-    chunks = [content[start : start + size] for start in range(0, len(content), size)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
 
 
 # --- what is accepted -----------------------------------------------------------------------------

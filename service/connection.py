@@ -1,0 +1,173 @@
+"""Connection: uvicorn's HTTP protocol, with an end to a client's every pause and a limit to all.
+
+uvicorn waits for ever for the rest of a request's headers, and for the rest of a body that was
+refused; it takes connections until the process has no descriptor left; and it parses whatever one
+read brings, 256 KiB, before anyone else gets a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from service.errors import KINDS, MEDIA_TYPE, OutOfConnectionsError, problem_body
+
+#: Of a body in chunks of six bytes that is some 5 ms of parsing.
+_READ_BYTES: Final = 4096
+_MAX_HEADER_BYTES: Final = 64 * 1024
+_LINGER_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """What one client's connection may take.
+
+    Attributes:
+        max_connections: of all clients together.
+        header_timeout_s: from the first moment, or the first byte of a next request, to the end of
+            its headers.
+        drain_timeout_s: from an answer that came early to the end of the body it did not wait for.
+    """
+
+    max_connections: int
+    header_timeout_s: float
+    drain_timeout_s: float
+
+
+class ConnectionConfig(uvicorn.Config):
+    """uvicorn's configuration, which its protocols are handed, with the limits of ours."""
+
+    def __init__(self, app: Any, *, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(
+            app, http=Connection, h11_max_incomplete_event_size=_MAX_HEADER_BYTES, **options
+        )
+        self.limits = limits
+
+
+class _Owed(Enum):
+    """What a client has yet to send before anything can go on."""
+
+    NOTHING = auto()
+    HEADERS = auto()
+    REST_OF_BODY = auto()
+
+
+class Connection(H11Protocol, asyncio.BufferedProtocol):
+    """One client's connection."""
+
+    def __init__(
+        self,
+        config: ConnectionConfig,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = config.limits
+        self._buffer = bytearray(_READ_BYTES)
+        self._owed = _Owed.NOTHING
+        self._patience: asyncio.TimerHandle | None = None
+        self._idle_since_s = self.loop.time()
+        self._refused = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is under way; one whose headers are incomplete is not."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection; if there are too many, at the cost of the one idle the longest."""
+        super().connection_made(transport)
+        self._watch()
+        if len(self.connections) > self._limits.max_connections:
+            self._make_room()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Where the next read goes: small, so that nobody has the event loop for long."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Pass on what was read."""
+        if self._refused:
+            return
+        self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request."""
+        self._idle_since_s = self.loop.time()
+        super().on_response_complete()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Clean up."""
+        self._stop_watch()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Start the clock when the client begins to owe something, stop it when that has come."""
+        owed = self._find_owed()
+        if owed is self._owed:
+            return
+        self._stop_watch()
+        self._owed = owed
+        if owed is _Owed.HEADERS:
+            patience_s = self._limits.header_timeout_s
+        elif owed is _Owed.REST_OF_BODY:
+            patience_s = self._limits.drain_timeout_s
+        else:
+            return
+        self._patience = self.loop.call_later(patience_s, self.transport.abort)
+
+    def _find_owed(self) -> _Owed:
+        if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
+            return _Owed.REST_OF_BODY
+        # Between two requests, as long as no byte has come, uvicorn's own timer runs.
+        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
+            return _Owed.HEADERS
+        return _Owed.NOTHING
+
+    def _stop_watch(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _make_room(self) -> None:
+        idle = [
+            other
+            for other in self.connections
+            if isinstance(other, Connection) and other is not self and other.is_idle
+        ]
+        if idle:
+            longest = min(idle, key=lambda other: other._idle_since_s)
+            # It counts no longer from now on, not only when the event loop comes round to it.
+            self.connections.discard(longest)
+            longest.transport.abort()
+        else:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """Answer 503 before any request, and give the client a moment to read it."""
+        self._refused = True
+        kind = KINDS[OutOfConnectionsError.code]
+        detail = "The service has as many connections as it can take: try again later."
+        body = json.dumps(problem_body(kind, detail, request_id="")).encode()
+        head = (
+            f"HTTP/1.1 {kind.status} Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+        )
+        self.connections.discard(self)
+        self._stop_watch()
+        self.transport.write(head.encode() + body)
+        # Closed now, what the client is about to send would make the system drop the answer.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._patience = self.loop.call_later(_LINGER_S, self.transport.abort)

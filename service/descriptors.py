@@ -1,0 +1,51 @@
+"""Open files: enough of them for what the settings allow, or fewer connections."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from service.settings import Settings, SettingsError
+
+try:
+    import resource
+except ImportError:  # Windows has no such limit
+    resource = None  # type: ignore[assignment]
+
+logger: Final = logging.getLogger(__name__)
+
+#: Libraries, models, the listening socket, the event loop, the log, and room to breathe.
+_OWN_FILES = 128
+#: A decoder's socket, a clip's descriptor on its way to it, its replacement.
+_FILES_PER_DECODER = 4
+_FEWEST_CONNECTIONS = 8
+
+
+def count_possible_connections(settings: Settings) -> int:
+    """Raise the process's limit of open files as far as needed and allowed.
+
+    Returns:
+        HAR_MAX_CONNECTIONS, or fewer where the limit does not allow that many.
+
+    Raises:
+        SettingsError: the limit is too low to serve anyone.
+    """
+    if resource is None:
+        return settings.max_connections
+    # Each request that is in work has its upload's file beside its connection.
+    reserved = _OWN_FILES + settings.max_in_flight + _FILES_PER_DECODER * settings.decoders
+    wanted = reserved + settings.max_connections
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= wanted:
+        return settings.max_connections
+    limit = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    connections = limit - reserved
+    if connections < _FEWEST_CONNECTIONS:
+        raise SettingsError(
+            f"the limit of open files (ulimit -n) is {limit}, and at least "
+            f"{reserved + _FEWEST_CONNECTIONS} are needed with these settings"
+        )
+    if connections < settings.max_connections:
+        logger.warning("the limit of open files (%d) allows %d connections", limit, connections)
+    return connections
