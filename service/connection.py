@@ -24,6 +24,8 @@ from service.errors import KINDS, MEDIA_TYPE, OutOfConnectionsError, problem_bod
 _READ_BYTES: Final = 4096
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _LINGER_S = 1.0
+#: A client that connects has its first request ready.
+_FIRST_REQUEST_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,6 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._patience: asyncio.TimerHandle | None = None
         self._idle_since_s = self.loop.time()
         self._refused = False
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is under way; one whose headers are incomplete is not."""
-        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; if there are too many, at the cost of the one idle the longest."""
@@ -144,7 +141,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         idle = [
             other
             for other in self.connections
-            if isinstance(other, Connection) and other is not self and other.is_idle
+            if isinstance(other, Connection) and other is not self and other._may_be_closed()
         ]
         if idle:
             longest = min(idle, key=lambda other: other._idle_since_s)
@@ -153,6 +150,12 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             longest.transport.abort()
         else:
             self._refuse()
+
+    def _may_be_closed(self) -> bool:
+        """Whether no request is under way, and none that was sent is yet to be read."""
+        if self.cycle is None:
+            return self.loop.time() - self._idle_since_s > _FIRST_REQUEST_S
+        return self.cycle.response_complete
 
     def _refuse(self) -> None:
         """Answer 503 before any request, and give the client a moment to read it."""

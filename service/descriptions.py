@@ -32,7 +32,7 @@ PREDICT_BODY: Final[dict[str, Any]] = {
 }
 
 # The router's own: an address or method that is not in the document cannot be documented in it.
-_OUTSIDE_CODES = frozenset({"bad_request", "not_found", "method_not_allowed"})
+_OUTSIDE_CODES = frozenset({"not_found", "method_not_allowed"})
 _CODES_BY_PATH: Final[Mapping[str, frozenset[str]]] = {
     "/predict": frozenset(KINDS) - _OUTSIDE_CODES,
     "/models": frozenset({"internal_error", "not_ready", "stopping", "unauthorized"}),

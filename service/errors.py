@@ -1,6 +1,7 @@
 """What can go wrong with a request, and the one place that turns it into an answer.
 
     ServiceError                       code
+    ├── BadRequestError                bad_request
     ├── InvalidParameterError          invalid_parameter
     ├── MissingFileError               missing_file
     ├── TooManyPartsError              too_many_parts
@@ -104,6 +105,12 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
+
+
+class BadRequestError(ServiceError):
+    """The request contradicts itself."""
+
+    code = "bad_request"
 
 
 class InvalidParameterError(ServiceError):

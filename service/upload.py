@@ -23,6 +23,7 @@ from clip.errors import EmptyFileError
 from clip.sniff import SNIFF_BYTES, sniff
 from service.deadline import Deadline
 from service.errors import (
+    BadRequestError,
     MalformedMultipartError,
     MissingFileError,
     OutOfConnectionsError,
@@ -81,9 +82,16 @@ def check_headers(headers: Headers, *, max_upload_bytes: int) -> BodyFormat:
     """Decide from the headers alone whether, and as what, the body is to be read.
 
     Raises:
-        UnsupportedEncodingError, UnsupportedMediaTypeError, MalformedMultipartError,
-        UploadTooLargeError, MissingFileError, EmptyFileError: the body is not worth a byte.
+        BadRequestError, UnsupportedEncodingError, UnsupportedMediaTypeError,
+        MalformedMultipartError, UploadTooLargeError, MissingFileError, EmptyFileError: the body is
+            not worth a byte.
     """
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # A proxy that believes the one and a server that believes the other see other requests.
+        raise BadRequestError(
+            "Content-Length and Transfer-Encoding exclude each other.",
+            headers={"Connection": "close"},
+        )
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedEncodingError("Send the video as it is, without Content-Encoding.")
     length = headers.get("content-length", "0")

@@ -435,7 +435,7 @@ def shared_service(
 
 @contextmanager
 def expect_unharmed(service: LiveService, clip: bytes) -> Iterator[None]:
-    """Whatever is done to the service: after it a clip is answered as before and nothing is left."""
+    """Whatever is done to it, the service then answers a clip as before, and nothing is left."""
 
     def count_threads() -> int:
         # The event loop's own pool for blocking calls grows as it likes, up to a limit.
