@@ -39,6 +39,7 @@ from service.runtime import Collaborators, Runtime, load_models
 from service.server import Server, open_listener
 from service.settings import Settings
 from tests.service.gate import WAIT_S, Gate
+from tests.service.process import ServiceProcess, launch_service
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 MAX_UPLOAD_BYTES = 256 * 1024
@@ -48,6 +49,7 @@ BuildModel = Callable[..., tuple[ModelManifest, bytes]]
 PublishModel = Callable[..., Path]
 MakeClip = Callable[..., bytes]
 StartService = Callable[..., AbstractContextManager["LiveService"]]
+Launch = Callable[..., AbstractContextManager[ServiceProcess]]
 Unharmed = Callable[["LiveService"], AbstractContextManager[None]]
 WaitFor = Callable[[Callable[[], object]], None]
 ExpectProblem = Callable[[httpx.Response, int, str], dict[str, Any]]
@@ -467,6 +469,16 @@ def service(shared_service: LiveService, unharmed: Unharmed) -> Iterator[LiveSer
     """The service that tests share. After each it answers a good clip as ever and holds nothing."""
     with unharmed(shared_service):
         yield shared_service
+
+
+@pytest.fixture
+def launch(models_dir: Path, tmp_path: Path) -> Launch:
+    """launch(HAR_X=..., max_files=...): the service in a process of its own, ready."""
+
+    def start(**variables: Any) -> AbstractContextManager[ServiceProcess]:
+        return launch_service(models_dir, tmp_path, **variables)
+
+    return start
 
 
 @pytest.fixture(scope="session")
