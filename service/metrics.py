@@ -32,10 +32,12 @@ from service.tracing import find_trace_id
 from service.version import find_version
 
 BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+CONFIDENCE_BUCKETS = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.99)
 _KIBIBYTE = 1024
-UPLOAD_BUCKETS_BYTES = tuple(_KIBIBYTE * 4**power for power in range(2, 11))
-VIDEO_BUCKETS_S = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200)
+UPLOAD_BUCKETS_BYTES = tuple(_KIBIBYTE * 4**power for power in range(3, 10))
+VIDEO_BUCKETS_S = (1, 2, 5, 10, 30, 60, 300, 1200)
+#: Not the service's latency: alerts ask for one of these.
+LOOP_LAG_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 STAGES = ("receive", "decode", "queue", "infer", "total")
 
@@ -54,7 +56,12 @@ def is_refusal(code: str) -> bool:
 class Metrics:
     """The metrics of one app. The methods are what the other modules call."""
 
-    def __init__(self, *, latency_buckets_s: Sequence[float] = LATENCY_BUCKETS_S) -> None:
+    def __init__(
+        self,
+        *,
+        latency_buckets_s: Sequence[float] = LATENCY_BUCKETS_S,
+        max_batch_size: int = BATCH_SIZE_BUCKETS[-1],
+    ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -105,7 +112,7 @@ class Metrics:
         self._loop_lag = Histogram(
             "har_event_loop_lag_seconds",
             "How late the event loop was at something due, looked at ten times a second.",
-            buckets=latency_buckets_s,
+            buckets=LOOP_LAG_BUCKETS_S,
             registry=self.registry,
         )
         self._build_info = Gauge(
@@ -143,7 +150,8 @@ class Metrics:
             "har_batch_size",
             "Clips that shared one run of the model.",
             ("model",),
-            buckets=BATCH_SIZE_BUCKETS,
+            buckets=[size for size in BATCH_SIZE_BUCKETS if size < max_batch_size]
+            + [max_batch_size],
             registry=self.registry,
         )
         self._decoder_restarts = Counter(

@@ -34,8 +34,11 @@ MAX_TOP_K = 1000
 _PREDICT_PARAMETERS = ("model", "top_k")
 
 
-def get_runtime(request: Request) -> Runtime:
-    """The app's runtime, which create_app() put there."""
+async def get_runtime(request: Request) -> Runtime:
+    """The app's runtime, which create_app() put there.
+
+    Not that there is anything to await: FastAPI would send a plain function to a thread.
+    """
     return cast(Runtime, request.app.state.runtime)
 
 

@@ -95,7 +95,9 @@ class Runtime:
 
     def __init__(self, settings: Settings, collaborators: Collaborators) -> None:
         self.settings = settings
-        self.metrics = Metrics(latency_buckets_s=settings.latency_buckets_s)
+        self.metrics = Metrics(
+            latency_buckets_s=settings.latency_buckets_s, max_batch_size=settings.max_batch_size
+        )
         self.spool = Spool(settings.spool_dir, min_free_bytes=settings.min_spool_free_bytes)
         self.admission = Admission(
             max_in_flight=settings.max_in_flight, max_waiting=settings.max_waiting

@@ -25,13 +25,14 @@ async def settle() -> None:
 class Visitor:
     """A request that holds its permit until it is told to go."""
 
-    def __init__(self, admission: Admission, deadline: Deadline = FAR) -> None:
+    def __init__(self, admission: Admission, deadline: Deadline = FAR, line: str = "") -> None:
+        self.line = line
         self.is_in = False
         self._leave = asyncio.Event()
         self.task = asyncio.create_task(self._visit(admission, deadline))
 
     async def _visit(self, admission: Admission, deadline: Deadline) -> None:
-        async with admission.admit(deadline):
+        async with admission.admit(deadline, line=self.line):
             self.is_in = True
             await self._leave.wait()
         self.is_in = False
@@ -70,6 +71,30 @@ def test_a_full_house_refuses_at_once_and_says_when_to_come_back(run_async) -> N
         await inside.leave()
         async with admission.admit(FAR):
             pass
+
+    run_async(scenario)
+
+
+def test_f61_the_lines_take_turns_whatever_their_length(run_async) -> None:
+    async def scenario() -> None:
+        admission = Admission(max_in_flight=1, max_waiting=3)
+        inside = Visitor(admission, line="a")
+        await settle()
+        crowd = [Visitor(admission, line="a") for _ in range(3)]
+        await settle()
+        with pytest.raises(OverloadedError):
+            async with admission.admit(FAR, line="a"):
+                pytest.fail("admitted")
+        others = [Visitor(admission, line="b") for _ in range(2)]
+        await settle()
+        order: list[str] = []
+        while inside:
+            await inside.leave()
+            await settle()
+            inside = next((one for one in crowd + others if one.is_in), None)
+            order += [inside.line] if inside else []
+        assert order == ["a", "b", "a", "b", "a"]
+        assert (admission.in_flight, admission.waiting) == (0, 0)
 
     run_async(scenario)
 
@@ -137,7 +162,11 @@ def test_retry_after_grows_with_the_line_and_stays_within_a_minute(run_async) ->
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["come", "leave", "give up"]), st.integers(0, 7))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["come", "come to b", "leave", "give up"]), st.integers(0, 7))
+    )
+)
 def test_whatever_the_order_the_bounds_hold_and_nobody_waits_for_a_free_place(
     steps: Sequence[tuple[str, int]],
 ) -> None:
@@ -145,8 +174,8 @@ def test_whatever_the_order_the_bounds_hold_and_nobody_waits_for_a_free_place(
         admission = Admission(max_in_flight=2, max_waiting=2)
         visitors: list[Visitor] = []
         for action, which in steps:
-            if action == "come":
-                visitors.append(Visitor(admission))
+            if action.startswith("come"):
+                visitors.append(Visitor(admission, line=action.removeprefix("come")))
             elif visitors:
                 visitor = visitors.pop(which % len(visitors))
                 if action == "leave":
@@ -157,7 +186,7 @@ def test_whatever_the_order_the_bounds_hold_and_nobody_waits_for_a_free_place(
             visitors = [visitor for visitor in visitors if not _is_refused(visitor.task)]
             inside = sum(visitor.is_in for visitor in visitors)
             assert admission.in_flight <= 2
-            assert admission.waiting <= 2
+            assert admission.waiting <= 2 * 2
             assert not (admission.waiting and admission.in_flight < 2)
             assert inside <= admission.in_flight
         for visitor in visitors:

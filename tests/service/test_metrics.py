@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from service.errors import KINDS
 from service.metrics import Metrics, is_refusal
 from service.settings import LATENCY_BUCKETS_S
@@ -58,3 +60,42 @@ def test_requests_in_flight_are_counted_while_they_are() -> None:
     with metrics.track_in_flight():
         assert metrics.registry.get_sample_value("har_requests_in_flight") == 1
     assert metrics.registry.get_sample_value("har_requests_in_flight") == 0
+
+
+def test_buckets_are_those_of_the_settings() -> None:
+    metrics = Metrics(latency_buckets_s=(0.5, 1.0))
+    metrics.observe_stage("decode", "m", 0.7)
+    text, _ = metrics.render("")
+    found = re.findall(r'har_stage_duration_seconds_bucket{le="([^"]+)"', text.decode())
+    assert found == ["0.5", "1.0", "+Inf"]
+
+
+def test_confidence_sizes_and_lengths_are_counted() -> None:
+    metrics = Metrics()
+    metrics.count_prediction("m", "red", 0.85)
+    metrics.observe_upload(100_000)
+    metrics.observe_video(7.2)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert value("har_prediction_confidence_bucket", model="m", le="0.9") == 1
+    assert value("har_prediction_confidence_bucket", model="m", le="0.8") == 0
+    assert value("har_upload_bytes_sum") == 100_000
+    assert value("har_video_duration_seconds_bucket", le="10.0") == 1
+
+
+def test_the_queues_depth_is_what_the_queue_says_at_the_moment() -> None:
+    metrics = Metrics()
+    queue: list[str] = []
+    metrics.watch_queue("m", queue.__len__)
+    assert metrics.registry.get_sample_value("har_queue_depth", {"model": "m"}) == 0
+    queue += ["clip", "clip"]
+    assert metrics.registry.get_sample_value("har_queue_depth", {"model": "m"}) == 2
+
+
+def test_the_build_and_the_process_are_told() -> None:
+    text = Metrics().render("")[0].decode()
+    assert re.search(r'^har_build_info{onnxruntime="1\.\d+\.\d+",python="3\.', text, re.MULTILINE)
+    assert "process_resident_memory_bytes" in text
+    assert "_created" not in text

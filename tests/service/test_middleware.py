@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+import subprocess
+import threading
 
+import httpx
 import pytest
 
 from clip import Limits
 from service.decoding import DecodePool
+from service.metrics import STAGES
 from service.runtime import Collaborators
 from tests.service.decoder_jobs import VIDEO_BEGINNING
+from tests.service.wire import request_head
 
 
 @pytest.mark.parametrize("request_id", ["abc-123", "A.b_c", "x" * 64])
@@ -77,19 +83,63 @@ def test_health_checks_and_scrapes_do_not_fill_the_log(service, caplog) -> None:
     assert not caplog.records
 
 
-def test_f71_strangers_make_no_new_series(service, red_clip) -> None:
+def test_f71_strangers_make_no_new_series(start_service, unharmed, red_clip) -> None:
+    """Thousands of paths, models, methods and ids: not one more series than the first of each."""
+
     def count_series() -> int:
-        return len(service.client.get("/metrics").text.splitlines())
+        text = service.client.get("/metrics").text
+        return sum(not line.startswith("#") for line in text.splitlines())
 
-    def knock(number: int) -> None:
-        service.client.get(f"/path-{number}")
-        service.client.post(f"/predict?model=model-{number}")
-        service.client.request(f"METHOD{number}", "/predict")
-        service.client.get("/models", headers={"X-Request-ID": f"id-{number}"})
+    def knock(numbers: range) -> None:
+        requests = [
+            request_head(path, method, X_Request_ID=f"id-{number}", Content_Length="0")
+            for number in numbers
+            for path, method in (
+                (f"/path-{number}", "GET"),
+                (f"/predict?model=model-{number}", "POST"),
+                ("/predict", f"METHOD{number}"),
+                (f"/models/{number}", "GET"),
+            )
+        ]
+        with service.connect() as connection:
+            sending = threading.Thread(target=lambda: connection.sendall(b"".join(requests)))
+            sending.start()
+            answered = b""
+            due = len(requests)
+            while due:
+                answered = answered[-20:] + connection.recv(65536)
+                due -= answered.count(b'"request_id":"id-')
+                answered = answered[answered.rfind(b'"request_id":"id-') + 1 :]
+            sending.join()
 
-    knock(0)
-    count_series()
-    before = count_series()
-    for number in range(1, 30):
-        knock(number)
-    assert count_series() == before
+    with start_service() as service, unharmed(service):
+        knock(range(1))
+        count_series()
+        before = count_series()
+        knock(range(1, 1000))
+        assert count_series() == before
+        assert before < 400
+
+
+def test_server_timing_tells_the_stages_of_a_prediction(service, red_clip) -> None:
+    def stages(response: httpx.Response) -> dict[str, float]:
+        parts = response.headers["server-timing"].split(", ")
+        found = {name: float(text) for name, text in (part.split(";dur=") for part in parts)}
+        assert len(found) == len(parts)
+        return found
+
+    answer = service.predict(red_clip)
+    timing = stages(answer)
+    assert list(timing) == list(STAGES)
+    assert timing == pytest.approx(answer.json()["timings_ms"], abs=0.1)
+    assert list(stages(service.predict(red_clip[:300]))) == ["receive", "decode", "total"]
+    assert "server-timing" not in service.client.get("/models").headers
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_finds_nothing_to_say(service, red_clip) -> None:
+    service.predict(red_clip)
+    service.predict(b"no video")
+    text = service.client.get("/metrics").content
+    check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True)  # noqa: PLW1510
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")

@@ -29,6 +29,7 @@ def test_the_defaults_are_valid_and_listen_on_the_loopback_only() -> None:
         ("HAR_DEFAULT_MODEL", "convlstm", "convlstm"),
         ("HAR_REQUEST_TIMEOUT_S", "90.5", 90.5),
         ("HAR_MAX_UPLOAD_BYTES", "1000", 1000),
+        ("HAR_LATENCY_BUCKETS_S", "0.1, 0.5,2", (0.1, 0.5, 2.0)),
     ],
 )
 def test_a_variable_sets_its_field(
@@ -52,6 +53,13 @@ def test_a_variable_sets_its_field(
         ("HAR_REQUEST_TIMEOUT_S", "nan"),
         ("HAR_REQUEST_TIMEOUT_S", "inf"),
         ("HAR_DECODE_TIMEOUT_S", "0"),
+        ("HAR_LOG_FORMAT", "xml"),
+        ("HAR_LATENCY_BUCKETS_S", "1,0.5"),
+        ("HAR_LATENCY_BUCKETS_S", "1,1"),
+        ("HAR_LATENCY_BUCKETS_S", "0"),
+        ("HAR_LATENCY_BUCKETS_S", "1,inf"),
+        ("HAR_LATENCY_BUCKETS_S", "fast"),
+        ("HAR_MAX_CONNECTIONS", "0"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_variable_and_the_value(

@@ -42,3 +42,17 @@ def test_a_folder_that_cannot_be_used_is_told_with_its_variable(tmp_path: Path) 
         Spool(file).prepare()
     with pytest.raises(SettingsError, match="HAR_SPOOL_DIR"):
         Spool(file / "below").prepare()
+
+
+def test_f69_what_a_killed_service_left_is_swept_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "upload-abc").touch()
+    (tmp_path / "other").touch()
+    Spool(tmp_path).prepare()
+    assert [file.name for file in tmp_path.iterdir()] == ["other"]
+
+
+def test_f57_space_is_enough_or_not(tmp_path: Path) -> None:
+    assert Spool(tmp_path, min_free_bytes=1).has_space()
+    assert not Spool(tmp_path, min_free_bytes=2**62).has_space()
+    with pytest.raises(FileNotFoundError):
+        Spool(tmp_path / "gone").has_space()
