@@ -1,20 +1,24 @@
 """python -m service: start the service as the HAR_ variables say.
 
-Exit codes: 0 stopped as asked, 1 a model or the spool cannot be used, 2 a setting or the address
-cannot.
+SIGHUP makes it serve what is in the models folder by then. Exit codes: 0 stopped as asked, 1 a
+model or the spool cannot be used, 2 a setting or the address cannot, 3 the GPU failed and the
+service has to be started anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from typing import Final
 
 from service.access import KEY_HEADER
 from service.app import create_app
+from service.errors import GpuLostError
 from service.logs import configure_logging, log_event
 from service.registry import ModelRegistry
 from service.runtime import Collaborators
@@ -26,10 +30,14 @@ logger: Final = logging.getLogger("service")
 
 _EXIT_START_FAILED = 1
 _EXIT_BAD_SETTINGS = 2
+_EXIT_GPU_LOST = 3
+_DEFAULTS = Collaborators()
 _ALL_INTERFACES = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
-def serve(settings: Settings, listener: socket.socket) -> int:
+def serve(
+    settings: Settings, listener: socket.socket, collaborators: Collaborators = _DEFAULTS
+) -> int:
     """Run the service on a bound socket until it is told to stop; the process's exit code."""
     failures: list[Exception] = []
 
@@ -45,18 +53,25 @@ def serve(settings: Settings, listener: socket.socket) -> int:
         else:
             print(_greeting(listener, registry, settings), flush=True)
 
-    app = create_app(settings, Collaborators(on_ready=greet, on_failure=fail))
+    app = create_app(settings, replace(collaborators, on_ready=greet, on_failure=fail))
     server = Server(app, shutdown_grace_s=settings.shutdown_grace_s)
     # uvicorn raises the signal that ended it once more, for whoever handled it before: nobody, so
     # that a stop that was asked for ends with exit code 0.
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, lambda number, frame: None)
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        signal.signal(signal.SIGHUP, lambda number, frame: app.state.runtime.request_reload())
     server.run(sockets=[listener])
     for error in failures:
+        lost = isinstance(error, GpuLostError)
+        happening = "ends, to be started anew" if lost else "cannot start"
+        reason = error.reason if isinstance(error, GpuLostError) else str(error)
         if settings.log_format == "json":
-            log_event(logger, logging.CRITICAL, "cannot start", reason=str(error))
+            log_event(logger, logging.CRITICAL, happening, reason=reason)
         else:
-            print(f"har-service cannot start: {error}", file=sys.stderr)
+            print(f"har-service {happening}: {reason}", file=sys.stderr)
+        if lost:
+            return _EXIT_GPU_LOST
     return _EXIT_START_FAILED if failures else 0
 
 
@@ -94,10 +109,17 @@ def main() -> int:
     configure_logging(settings)
     with listener:
         try:
-            return serve(settings, listener)
+            code = serve(settings, listener)
         except SettingsError as error:
             print(f"har-service cannot start: {error}", file=sys.stderr)
             return _EXIT_BAD_SETTINGS
+    if code == _EXIT_GPU_LOST:
+        # Every thread and process of the service has ended by now. What is left is CUDA's own
+        # clean-up, which may abort or hang on a GPU that is lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from service.descriptions import complete_document, describe_app
 from service.errors import install_error_handlers
 from service.middleware import RequestMiddleware
 from service.reference import reference_router
+from service.reload import reload_router
 from service.routes import router
 from service.runtime import Collaborators, Runtime
 from service.settings import Settings
@@ -54,6 +55,7 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
     app.add_middleware(RequestMiddleware, metrics=runtime.metrics)
     install_error_handlers(app)
     app.include_router(router)
+    app.include_router(reload_router)
     app.include_router(reference_router)
     complete_document(app)
     return app

@@ -19,16 +19,25 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from service.errors import InferenceError, OverloadedError, ServiceError, StoppingError
+from service.errors import (
+    GpuLostError,
+    GpuMemoryError,
+    InferenceError,
+    OverloadedError,
+    ServiceError,
+    StoppingError,
+)
 
 logger: Final = logging.getLogger(__name__)
 
 Frames: TypeAlias = npt.NDArray[np.uint8]
 Probabilities: TypeAlias = npt.NDArray[np.float32]
+#: Clips, each uint8 (frames, height, width, 3): a list of them, or an array (N, ...).
+Clips: TypeAlias = Sequence[Frames] | Frames
 #: What a run gives for one clip: its probabilities, or why there are none.
 Outcome: TypeAlias = Probabilities | ServiceError
-#: uint8 (N, frames, height, width, 3) -> N outcomes; may raise if the batch failed as a whole.
-RunBatch: TypeAlias = Callable[[Frames], Sequence[Outcome]]
+#: N clips -> N outcomes; may raise if the batch failed as a whole.
+RunBatch: TypeAlias = Callable[[Clips], Sequence[Outcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,17 @@ class _Entry:
 
 
 class MicroBatcher:
-    """Batches for one model, in one event loop: start(), then submit() at will, then close()."""
+    """Batches for one model, in one event loop: start(), then submit() at will, then close().
+
+    Args:
+        run: what runs a batch.
+        name: of the model, for the log.
+        max_batch_size: most clips in one run.
+        max_queued: most clips that wait for one.
+        runner: the one thread that runs are made in; without it a new one, which close() ends.
+        observe_batch: told the size of every batch.
+        on_lost: told once if the GPU is lost; no run will succeed any more.
+    """
 
     def __init__(
         self,
@@ -63,17 +82,24 @@ class MicroBatcher:
         name: str,
         max_batch_size: int,
         max_queued: int,
+        runner: ThreadPoolExecutor | None = None,
         observe_batch: Callable[[int], None] = lambda clips: None,
+        on_lost: Callable[[GpuLostError], None] = lambda error: None,
     ) -> None:
         self._run = run
         self._name = name
         self._max_batch_size = max_batch_size
         self._max_queued = max_queued
         self._observe_batch = observe_batch
+        self._on_lost = on_lost
+        self._lost: GpuLostError | None = None
         self._queue: deque[_Entry] = deque()
         self._work_arrived = asyncio.Event()
         self._closing = False
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix=f"infer-{name}")
+        self._own_runner = (
+            None if runner else ThreadPoolExecutor(1, thread_name_prefix=f"infer-{name}")
+        )
+        self._runner = runner or self._own_runner
         self._loop_task: asyncio.Task[None] | None = None
 
     @property
@@ -94,8 +120,11 @@ class MicroBatcher:
         Raises:
             OverloadedError: the queue is full.
             StoppingError: close() has been called.
-            InferenceError, ModelOutputError: this clip failed, alone.
+            InferenceError, ModelOutputError, GpuMemoryError: this clip failed, alone.
+            GpuLostError: the GPU is gone, and with it every clip.
         """
+        if self._lost is not None:
+            raise GpuLostError(self._lost.reason)
         if self._closing:
             raise StoppingError("The service is stopping.")
         if len(self._queue) >= self._max_queued:
@@ -109,12 +138,13 @@ class MicroBatcher:
         return await entry.answer
 
     async def close(self) -> None:
-        """Refuse new clips, answer those that wait, then end the runner thread."""
+        """Refuse new clips and answer those that wait."""
         self._closing = True
         self._work_arrived.set()
         if self._loop_task is not None:
             await self._loop_task
-        await asyncio.to_thread(self._runner.shutdown)
+        if self._own_runner is not None:
+            await asyncio.to_thread(self._own_runner.shutdown)
 
     async def _work(self) -> None:
         while True:
@@ -145,8 +175,10 @@ class MicroBatcher:
             for entry in batch:
                 entry.answer.cancel()
             raise
+        except Exception:  # the runner thread is not to be had
+            logger.exception("%s: a batch of %d could not be run", self._name, len(batch))
+            outcomes = [_failed_run() for _ in batch]
         infer_s = time.monotonic() - started_s
-        self._observe_batch(len(batch))
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
                 continue
@@ -155,19 +187,51 @@ class MicroBatcher:
             else:
                 queue_s = started_s - entry.submitted_s
                 entry.answer.set_result(BatchAnswer(outcome, queue_s, infer_s))
+        self._report(len(batch), outcomes)
+
+    def _report(self, clips: int, outcomes: Sequence[Outcome]) -> None:
+        """Tell the observers; what they do wrong is no reason to stop answering."""
+        try:
+            self._observe_batch(clips)
+            for outcome in outcomes:
+                if isinstance(outcome, GpuLostError) and self._lost is None:
+                    self._lost = outcome
+                    self._on_lost(outcome)
+        except Exception:
+            logger.exception("%s: a batch of %d could not be reported", self._name, clips)
 
     def _run_rows(self, batch: Sequence[_Entry]) -> Sequence[Outcome]:
         """Run the batch; if that fails, each clip by itself, so that only the one at fault fails.
 
+        A batch that is too large for the GPU's memory is run in halves instead.
+
         Runs in the runner thread. Never raises: the batcher outlives whatever a model does.
         """
+        size = len(batch)
+        step = 1
         try:
-            outcomes = self._run(np.stack([entry.frames for entry in batch]))
-            if len(outcomes) == len(batch):
+            outcomes = self._run([entry.frames for entry in batch])
+            if len(outcomes) == size:
                 return outcomes
-            logger.error("%s: %d outcomes for %d clips", self._name, len(outcomes), len(batch))
+            logger.error("%s: %d outcomes for %d clips", self._name, len(outcomes), size)
+        except GpuLostError as error:
+            logger.critical("%s: %s", self._name, error.reason)
+            # An exception object belongs to one future: its traceback grows where it is raised.
+            return [GpuLostError(error.reason) for _ in batch]
+        except GpuMemoryError:
+            logger.warning("%s: no GPU memory for a batch of %d", self._name, size)
+            if size == 1:
+                return [GpuMemoryError()]
+            step = (size + 1) // 2
         except Exception:
-            logger.exception("%s: a batch of %d failed", self._name, len(batch))
-        if len(batch) == 1:
-            return [InferenceError("The model failed on this clip.")]
-        return [outcome for entry in batch for outcome in self._run_rows([entry])]
+            logger.exception("%s: a batch of %d failed", self._name, size)
+        if size == 1:
+            return [_failed_run()]
+        outcomes = []
+        for start in range(0, size, step):
+            outcomes.extend(self._run_rows(batch[start : start + step]))
+        return outcomes
+
+
+def _failed_run() -> InferenceError:
+    return InferenceError("The model failed on this clip.")

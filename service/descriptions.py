@@ -33,9 +33,12 @@ PREDICT_BODY: Final[dict[str, Any]] = {
 
 # The router's own: an address or method that is not in the document cannot be documented in it.
 _OUTSIDE_CODES = frozenset({"not_found", "method_not_allowed"})
+_RELOAD_CODES = frozenset({"reload_disabled", "reload_refused"})
 _CODES_BY_PATH: Final[Mapping[str, frozenset[str]]] = {
-    "/predict": frozenset(KINDS) - _OUTSIDE_CODES,
+    "/predict": frozenset(KINDS) - _OUTSIDE_CODES - _RELOAD_CODES,
     "/models": frozenset({"internal_error", "not_ready", "stopping", "unauthorized"}),
+    "/models/reload": frozenset({"internal_error", "not_ready", "stopping", "unauthorized"})
+    | _RELOAD_CODES,
     "/health/live": frozenset({"internal_error"}),
     "/health/ready": frozenset({"internal_error", "not_ready", "stopping"}),
     "/metrics": frozenset({"internal_error"}),

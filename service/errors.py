@@ -7,8 +7,11 @@
     ├── TooManyPartsError              too_many_parts
     ├── MalformedMultipartError        malformed_multipart
     ├── UnauthorizedError              unauthorized
+    ├── ReloadDisabledError            reload_disabled
     ├── UnknownModelError              unknown_model
+    ├── UnknownVersionError            unknown_version
     ├── UploadTimeoutError             upload_timeout
+    ├── ReloadRefusedError             reload_refused
     ├── UploadTooLargeError            upload_too_large
     ├── UnsupportedMediaTypeError      unsupported_media_type
     ├── UnsupportedEncodingError       unsupported_encoding
@@ -16,7 +19,9 @@
     ├── OverloadedError                overloaded
     ├── ModelOutputError               model_output_invalid
     ├── InferenceError                 inference_failed
+    ├── GpuMemoryError                 gpu_out_of_memory
     ├── NotReadyError                  not_ready
+    │   └── GpuLostError               not_ready
     ├── OutOfConnectionsError          out_of_connections
     ├── StoppingError                  stopping
     ├── DeadlineError                  deadline_exceeded
@@ -66,10 +71,13 @@ KINDS: Mapping[str, ProblemKind] = {
         ProblemKind("too_many_parts", 400, "Too many parts in the form"),
         ProblemKind("malformed_multipart", 400, "Malformed multipart body"),
         ProblemKind("unauthorized", 401, "Key missing or not accepted"),
+        ProblemKind("reload_disabled", 403, "Reload not open to everyone"),
         ProblemKind("not_found", 404, "No such address"),
         ProblemKind("unknown_model", 404, "Unknown model"),
+        ProblemKind("unknown_version", 404, "Unknown version of the model"),
         ProblemKind("method_not_allowed", 405, "Method not allowed"),
         ProblemKind("upload_timeout", 408, "Upload too slow"),
+        ProblemKind("reload_refused", 409, "Models cannot be reloaded"),
         ProblemKind("upload_too_large", 413, "Upload too large"),
         ProblemKind("unsupported_media_type", 415, "Unsupported Content-Type"),
         ProblemKind("unsupported_encoding", 415, "Unsupported Content-Encoding"),
@@ -87,6 +95,7 @@ KINDS: Mapping[str, ProblemKind] = {
         ProblemKind("internal_error", 500, "Internal error"),
         ProblemKind("model_output_invalid", 500, "Model gave an invalid answer"),
         ProblemKind("inference_failed", 500, "Inference failed"),
+        ProblemKind("gpu_out_of_memory", 503, "No GPU memory"),
         ProblemKind("not_ready", 503, "Service not ready"),
         ProblemKind("out_of_connections", 503, "Too many connections at once"),
         ProblemKind("stopping", 503, "Service is stopping"),
@@ -149,6 +158,24 @@ class UnknownModelError(ServiceError):
     code = "unknown_model"
 
 
+class UnknownVersionError(ServiceError):
+    """The model is served, that version of it is not."""
+
+    code = "unknown_version"
+
+
+class ReloadDisabledError(ServiceError):
+    """No keys are set: whoever can reach the service could have it reload its models."""
+
+    code = "reload_disabled"
+
+
+class ReloadRefusedError(ServiceError):
+    """The models folder as a whole cannot be used; what was served still is."""
+
+    code = "reload_refused"
+
+
 class UploadTimeoutError(ServiceError):
     """The body did not arrive within the request's time."""
 
@@ -197,10 +224,33 @@ class InferenceError(ServiceError):
     code = "inference_failed"
 
 
+class GpuMemoryError(ServiceError):
+    """The GPU's memory did not do, though the clip was tried alone."""
+
+    code = "gpu_out_of_memory"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The GPU has no memory for this clip now: try again later.",
+            headers={"Retry-After": "1"},
+        )
+
+
 class NotReadyError(ServiceError):
     """The models are not all loaded and warmed yet, or one failed."""
 
     code = "not_ready"
+
+
+class GpuLostError(NotReadyError):
+    """The GPU failed for good; `reason` is for whoever runs the service, whose process ends."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            "The GPU has failed: the service ends, to be started anew.",
+            headers={"Retry-After": "5"},
+        )
+        self.reason = reason
 
 
 class StoppingError(ServiceError):

@@ -226,6 +226,18 @@ class Metrics:
         for stage in STAGES:
             self._stage_duration.labels(stage, manifest.name)
 
+    def remove_model(self, manifest: ModelManifest, provider: str) -> None:
+        """Tell that a model is not served any more."""
+        self._model_info.remove(manifest.name, str(manifest.version), manifest.sha256, provider)
+
+    def forget_model(self, name: str) -> None:
+        """Drop the series of a model of which no version is left and no request is under way.
+
+        Those of its finished requests stay, as all that were answered.
+        """
+        for metric in (self._stage_duration, self._batch_size, self._predictions):
+            metric.remove_by_labels({"model": name})
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """(text, Content-Type) of all metrics, in the exposition format that `accept` asks for."""
         encode, content_type = choose_encoder(accept)

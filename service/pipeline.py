@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO
 
@@ -14,6 +16,7 @@ from clip import ClipInfo, ModelManifest
 from service.batching import MicroBatcher
 from service.deadline import Deadline
 from service.decoding import DecodePool
+from service.errors import GpuLostError
 from service.inference import OnnxModel
 from service.metrics import Metrics
 from service.tracing import trace_past_stages, trace_stage
@@ -47,8 +50,25 @@ class Prediction:
         return sorted(pairs, key=lambda pair: -pair[1])
 
 
+@dataclass(slots=True)
+class _Place:
+    """A model's batcher, and how many requests hold the model."""
+
+    batcher: MicroBatcher
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class Pipeline:
-    """Decoders and one batcher for each model. Belongs to one event loop."""
+    """Decoders and one batcher for each model. Belongs to one event loop.
+
+    Args:
+        decoders: they decode for all models.
+        metrics: told what happens.
+        max_batch_size: most clips in one run of a model.
+        max_queued: most clips that wait for one model.
+        on_lost: told if the GPU is lost.
+    """
 
     def __init__(
         self,
@@ -58,13 +78,15 @@ class Pipeline:
         max_batch_size: int,
         max_queued: int,
         tracer: Tracer = _NO_TRACER,
+        on_lost: Callable[[GpuLostError], None] = lambda error: None,
     ) -> None:
         self._decoders = decoders
         self._metrics = metrics
         self._tracer = tracer
         self._max_batch_size = max_batch_size
         self._max_queued = max_queued
-        self._batchers: dict[OnnxModel, MicroBatcher] = {}
+        self._on_lost = on_lost
+        self._places: dict[OnnxModel, _Place] = {}
 
     def start(self, models: Iterable[OnnxModel]) -> None:
         """Make these models usable, in the running event loop."""
@@ -76,11 +98,38 @@ class Pipeline:
                 name=name,
                 max_batch_size=self._max_batch_size,
                 max_queued=self._max_queued,
+                runner=model.runner,
                 observe_batch=partial(self._metrics.observe_batch, name),
+                on_lost=self._on_lost,
             )
             batcher.start()
-            self._batchers[model] = batcher
+            self._places[model] = _Place(batcher)
             self._metrics.watch_queue(name, partial(self._count_queued, name))
+
+    @asynccontextmanager
+    async def use(self, model: OnnxModel) -> AsyncIterator[None]:
+        """For the duration of the `async with` the model can be retired but does not go away."""
+        place = self._places[model]
+        place.users += 1
+        try:
+            yield
+        finally:
+            place.users -= 1
+            if not place.users:
+                place.unused.set()
+
+    async def retire(self, model: OnnxModel) -> None:
+        """Wait until no request holds a model that is not given out any more; then end it."""
+        self._metrics.remove_model(model.manifest, model.provider)
+        place = self._places[model]
+        while place.users:
+            place.unused.clear()
+            await place.unused.wait()
+        await place.batcher.close()
+        model.close()
+        del self._places[model]
+        if all(other.manifest.name != model.manifest.name for other in self._places):
+            self._metrics.forget_model(model.manifest.name)
 
     async def classify(
         self,
@@ -94,7 +143,7 @@ class Pipeline:
 
         Args:
             file: an open file of the operating system, flushed.
-            model: one of those given to start().
+            model: one of those given to start(), and not yet retired.
             deadline: by which the prediction has to be there.
             on_stage: told how many seconds a stage took once it is over; of a clip that fails,
                 the decoding too.
@@ -114,7 +163,7 @@ class Pipeline:
         self._metrics.observe_stage("decode", manifest.name, decode_s)
         self._metrics.observe_video(sampled.info.duration_s)
         async with deadline.enforce():
-            answer = await self._batchers[model].submit(sampled.frames)
+            answer = await self._places[model].batcher.submit(sampled.frames)
         in_model = {"queue": answer.queue_s, "infer": answer.infer_s}
         trace_past_stages(self._tracer, in_model)
         for stage, duration_s in in_model.items():
@@ -134,13 +183,13 @@ class Pipeline:
 
     def _count_queued(self, name: str) -> int:
         return sum(
-            batcher.queued
-            for model, batcher in self._batchers.items()
+            place.batcher.queued
+            for model, place in self._places.items()
             if model.manifest.name == name
         )
 
     async def close(self) -> None:
-        """Answer what is under way, then end the decoders and runner threads."""
+        """Answer what is under way, then end the decoders; the models are the caller's to close."""
         await self._decoders.close()
-        for batcher in self._batchers.values():
-            await batcher.close()
+        for place in list(self._places.values()):
+            await place.batcher.close()

@@ -1,152 +1,233 @@
-"""ModelRegistry: the folder models/<name>/<version>/ as verified models that are ready to run."""
+"""ModelRegistry: the published models as verified models that are ready to run.
+
+A registry never changes. A reload makes a new one, which shares with the old one every model that
+is still published as it was.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from clip.errors import ManifestError
-from clip.manifest import ModelManifest
-from service.errors import InvalidParameterError, UnknownModelError
-from service.inference import ModelLoadError, OnnxModel, SessionConfig
+from service.errors import InvalidParameterError, UnknownModelError, UnknownVersionError
+from service.inference import CPU_PROVIDER, OnnxModel, check_digest
+from service.published import BadModelError, Found, PublishedModel, find_published
+from service.session import ONNX_RUNTIME, Engine, ModelLoadError, SessionConfig
 
 logger: Final = logging.getLogger(__name__)
 
-MODEL_FILE = "model.onnx"
-MANIFEST_FILE = "manifest.json"
-
-#: Serves requests that name no model, where there are several and HAR_DEFAULT_MODEL is not set.
-_PREFERRED_MODEL = "lrcn"
+#: Whichever of these is published first serves requests that name no model, where there are
+#: several and HAR_DEFAULT_MODEL is not set.
+PREFERRED_MODELS: Final = ("lrcn-efficientnet", "lrcn")
 
 
 @dataclass(frozen=True, slots=True)
-class PublishedModel:
-    """A model's folder and the manifest in it; nothing has been loaded yet."""
+class RegistryConfig:
+    """Which models are served and how.
 
-    folder: Path
-    manifest: ModelManifest
+    Attributes:
+        models_dir: the folder that holds a folder for each name.
+        session: where and how the models run.
+        default_model: the model of requests that name none.
+        max_versions: how many versions of each model, the newest; None is all.
+    """
+
+    models_dir: Path
+    session: SessionConfig
+    default_model: str | None = None
+    max_versions: int | None = None
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a reload did, by "<name>/<version>".
+
+    Attributes:
+        loaded, kept, removed: models that are new, as before, and not served any more.
+        failed: what is in the folder and must not be served, and why. If it was served before in
+            a sound state, it is among `kept`.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
 
 
 class ModelRegistry:
-    """The models that are served: of each name the newest version."""
+    """The models that are served, by name and version."""
 
-    def __init__(self, models: Mapping[str, OnnxModel], *, default: str | None) -> None:
-        self._models = dict(sorted(models.items()))
+    def __init__(self, models: Iterable[OnnxModel], *, default: str | None) -> None:
+        self._models: dict[str, dict[int, OnnxModel]] = {}
+        for model in sorted(models, key=lambda model: (model.manifest.name, -_version(model))):
+            self._models.setdefault(model.manifest.name, {})[_version(model)] = model
         self.default = default
 
     @classmethod
-    def load(
-        cls,
-        models_dir: Path,
-        config: SessionConfig,
-        *,
-        default_model: str | None = None,
-        warm_up_batch_sizes: Sequence[int] = (1,),
-    ) -> ModelRegistry:
+    def load(cls, config: RegistryConfig, engine: Engine = ONNX_RUNTIME) -> ModelRegistry:
         """Load, verify and warm every model that serves. Blocks for seconds: call it in a thread.
-
-        Args:
-            models_dir: the folder that holds a folder for each name.
-            config: where and how the models run.
-            default_model: the model of requests that name none.
-            warm_up_batch_sizes: batch sizes that are run once before the model serves.
 
         Raises:
             ModelLoadError: a model is bad, there is none, or the default is not among them.
         """
-        models: dict[str, OnnxModel] = {}
-        for published in find_newest(models_dir):
-            model = _load_model(published, config, warm_up_batch_sizes)
-            manifest = model.manifest
-            logger.info("loaded %s %d on %s", manifest.name, manifest.version, model.provider)
-            models[manifest.name] = model
-        if default_model is not None and default_model not in models:
-            raise ModelLoadError(
-                f"HAR_DEFAULT_MODEL={default_model} is not among {', '.join(sorted(models))}"
+        found = find_published(config.models_dir)
+        if found.faults:
+            raise found.faults[0]
+        models: list[OnnxModel] = []
+        for versions in _by_name(found):
+            models.extend(
+                _load_model(published, config.session, engine, is_newest=published is versions[0])
+                for published in versions[: config.max_versions]
             )
-        return cls(models, default=default_model or _choose_default(models))
+        return cls(models, default=_choose_default(models, config.default_model))
+
+    def reload(
+        self, config: RegistryConfig, engine: Engine = ONNX_RUNTIME
+    ) -> tuple[ModelRegistry, Changes]:
+        """The registry of what is published now. Blocks for seconds: call it in a thread.
+
+        A model that is bad is left out and told. If a sound one was served in its place, by that
+        name and version, it goes on serving.
+
+        Raises:
+            ModelLoadError: there is nothing to serve in the folder, or not the default model.
+        """
+        found = find_published(config.models_dir)
+        changes = Changes()
+        for fault in found.faults:
+            _note_failure(changes, fault)
+        before = _by_key(self)
+        served: dict[str, OnnxModel] = {}
+        for versions in _by_name(found):
+            count = 0
+            for published in versions:
+                if count == config.max_versions:
+                    break
+                try:
+                    model = self._renew(published, config.session, engine, is_newest=count == 0)
+                except BadModelError as fault:
+                    _note_failure(changes, fault)
+                    if published.key not in before:
+                        continue
+                    model = before[published.key]  # it was sound when it was loaded
+                served[published.key] = model
+                count += 1
+        for key, model in before.items():  # the same for those whose manifest is gone or bad
+            if not {key, model.manifest.name}.isdisjoint(changes.failed):
+                served.setdefault(key, model)
+        if not served:
+            raise ModelLoadError(f"{config.models_dir}: no sound model here")
+        default = _choose_default(served.values(), config.default_model)
+        for key, model in served.items():
+            (changes.kept if before.get(key) is model else changes.loaded).append(key)
+        changes.removed.extend(key for key in before if key not in served)
+        return ModelRegistry(served.values(), default=default), changes
+
+    def _renew(
+        self,
+        published: PublishedModel,
+        session: SessionConfig,
+        engine: Engine,
+        *,
+        is_newest: bool,
+    ) -> OnnxModel:
+        """The model for what is published: the one that serves already if nothing has changed."""
+        manifest = published.manifest
+        current = self._models.get(manifest.name, {}).get(manifest.version)
+        if current is None or current.manifest != manifest:
+            return _load_model(published, session, engine, is_newest=is_newest)
+        # It serves from memory; but a file that was damaged since would fail the next start.
+        _check_file(published)
+        return current
 
     def __iter__(self) -> Iterator[OnnxModel]:
-        return iter(self._models.values())
+        """Every model and version, by name, the newest version first."""
+        for versions in self._models.values():
+            yield from versions.values()
 
-    def get(self, name: str | None) -> OnnxModel:
-        """The model of that name; the default for None.
+    def newest(self) -> Sequence[OnnxModel]:
+        """Of each name the version that serves requests which name none."""
+        return [next(iter(versions.values())) for versions in self._models.values()]
+
+    def versions(self, name: str) -> Sequence[int]:
+        """The versions of a model that are served, newest first."""
+        return list(self._models[name])
+
+    def get(self, name: str | None, version: int | None = None) -> OnnxModel:
+        """The model of that name and version; the default for no name, the newest for no version.
 
         Raises:
             UnknownModelError: there is none of that name.
+            UnknownVersionError: there is, but not in that version.
             InvalidParameterError: no name was given and there is no default.
         """
         if name is None:
             if self.default is None:
                 raise InvalidParameterError("Say which model: GET /models lists them.")
             name = self.default
-        model = self._models.get(name)
-        if model is None:
+        versions = self._models.get(name)
+        if versions is None:
             raise UnknownModelError("There is no such model: GET /models lists them.")
-        return model
+        if version is None:
+            return next(iter(versions.values()))
+        if version not in versions:
+            raise UnknownVersionError("There is no such version: GET /models lists them.")
+        return versions[version]
 
 
-def find_newest(models_dir: Path) -> Sequence[PublishedModel]:
-    """The newest version of every model in the folder, by name.
-
-    Raises:
-        ModelLoadError: the folder holds no model, or a manifest in it is bad, an old version's
-        included.
-    """
-    if not models_dir.is_dir():
-        raise ModelLoadError(f"{models_dir}: no such folder (HAR_MODELS_DIR)")
-    newest = [
-        max(versions, key=lambda published: published.manifest.version)
-        for name_dir in _folders(models_dir)
-        if (versions := [_read_manifest(folder) for folder in _folders(name_dir)])
-    ]
-    if not newest:
-        raise ModelLoadError(
-            f"{models_dir}: no model here; wanted <name>/<version>/{MODEL_FILE} (HAR_MODELS_DIR)"
-        )
-    return newest
+def _version(model: OnnxModel) -> int:
+    return model.manifest.version
 
 
-def _folders(parent: Path) -> Sequence[Path]:
-    # A dot begins the name of what is still being published.
-    return sorted(
-        path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+def _by_key(models: Iterable[OnnxModel]) -> Mapping[str, OnnxModel]:
+    return {f"{model.manifest.name}/{model.manifest.version}": model for model in models}
 
 
-def _read_manifest(folder: Path) -> PublishedModel:
-    try:
-        manifest = ModelManifest.from_json((folder / MANIFEST_FILE).read_bytes())
-    except OSError as error:
-        raise ModelLoadError(f"{folder}: {MANIFEST_FILE}: {error.strerror}") from error
-    except ManifestError as error:
-        raise ModelLoadError(f"{folder}: {MANIFEST_FILE}: {error}") from error
-    if (folder.parent.name, folder.name) != (manifest.name, str(manifest.version)):
-        raise ModelLoadError(
-            f"{folder}: {MANIFEST_FILE} is that of {manifest.name}/{manifest.version}"
-        )
-    return PublishedModel(folder, manifest)
+def _by_name(found: Found) -> Iterator[list[PublishedModel]]:
+    """The versions of each model, newest first."""
+    for _, versions in groupby(found.models, key=lambda published: published.manifest.name):
+        yield list(versions)
 
 
 def _load_model(
-    published: PublishedModel, config: SessionConfig, warm_up_batch_sizes: Sequence[int]
+    published: PublishedModel, session: SessionConfig, engine: Engine, *, is_newest: bool
 ) -> OnnxModel:
+    content = published.read()
     try:
-        content = (published.folder / MODEL_FILE).read_bytes()
-    except OSError as error:
-        raise ModelLoadError(f"{published.folder}: {MODEL_FILE}: {error.strerror}") from error
-    try:
-        model = OnnxModel.load(content, published.manifest, config)
-        model.warm_up(warm_up_batch_sizes)
+        model = OnnxModel.load(content, published.manifest, session, engine)
+        # On the CPU a large batch's memory stays with the session: an old version, of which little
+        # is asked, gets it when it is first needed.
+        everything = is_newest or model.provider != CPU_PROVIDER
+        model.warm_up(model.warm_up_sizes if everything else model.warm_up_sizes[:1])
     except ModelLoadError as error:
-        raise ModelLoadError(f"{published.folder}: {error}") from error
+        raise published.refuse(str(error)) from error
+    logger.info("loaded %s on %s", published.key, model.provider)
     return model
 
 
-def _choose_default(models: Mapping[str, OnnxModel]) -> str | None:
-    if len(models) == 1:
-        return next(iter(models))
-    return _PREFERRED_MODEL if _PREFERRED_MODEL in models else None
+def _check_file(published: PublishedModel) -> None:
+    content = published.read()
+    try:
+        check_digest(content, published.manifest)
+    except ModelLoadError as error:
+        raise published.refuse(str(error)) from error
+
+
+def _note_failure(changes: Changes, fault: BadModelError) -> None:
+    logger.error("reload: %s", fault)
+    changes.failed[fault.key] = fault.reason
+
+
+def _choose_default(models: Iterable[OnnxModel], wanted: str | None) -> str | None:
+    names = sorted({model.manifest.name for model in models})
+    if wanted is not None:
+        if wanted not in names:
+            raise ModelLoadError(f"HAR_DEFAULT_MODEL={wanted} is not among {', '.join(names)}")
+        return wanted
+    if len(names) == 1:
+        return names[0]
+    return next((name for name in PREFERRED_MODELS if name in names), None)

@@ -31,7 +31,7 @@ from service.upload import check_headers, hold_to_pace, receive_upload
 router = APIRouter()
 
 MAX_TOP_K = 1000
-_PREDICT_PARAMETERS = ("model", "top_k")
+_PREDICT_PARAMETERS = ("model", "version", "top_k")
 
 
 async def get_runtime(request: Request) -> Runtime:
@@ -60,6 +60,10 @@ async def predict(
         str | None,
         Query(description="A name from /models; without it the default one.", examples=["lrcn"]),
     ] = None,
+    version: Annotated[
+        int | None,
+        Query(ge=1, description="A version of it from /models; without it the newest."),
+    ] = None,
     top_k: Annotated[
         int | None,
         Query(ge=1, le=MAX_TOP_K, description="How many classes to return; without it all."),
@@ -74,12 +78,13 @@ async def predict(
     settings = runtime.settings
     registry = runtime.registry
     context.model = UNKNOWN_MODEL
-    chosen = _choose_model(registry, model, request.query_params)
+    chosen = _choose_model(registry, model, version, request.query_params)
     context.model = chosen.manifest.name
     _check_parameters(request.query_params)
     body_format = check_headers(request.headers, max_upload_bytes=settings.max_upload_bytes)
     deadline = Deadline.after(settings.request_timeout_s, since_s=context.started_s)
-    async with runtime.admission.admit(deadline, line=context.model):
+    in_line = runtime.admission.admit(deadline, line=context.model)
+    async with runtime.pipeline.use(chosen), in_line:
         began_s = time.monotonic()
         async with receive_upload(
             hold_to_pace(
@@ -116,13 +121,17 @@ async def predict(
     dependencies=[Depends(require_key)],
 )
 async def list_models(runtime: RuntimeDependency) -> ModelsReport:
-    """Every model that is served: its classes, its input, where it runs, how good it is."""
+    """Every model that is served: its classes, its input, where it runs, how good it is.
+
+    Of each name the newest version, and which versions there are besides.
+    """
     registry = runtime.registry
     return ModelsReport(
         models=[
             ModelReport(
                 name=model.manifest.name,
                 version=model.manifest.version,
+                versions=list(registry.versions(model.manifest.name)),
                 default=model.manifest.name == registry.default,
                 classes=list(model.manifest.classes),
                 clip_spec=model.manifest.clip_spec.to_dict(),
@@ -130,7 +139,7 @@ async def list_models(runtime: RuntimeDependency) -> ModelsReport:
                 sha256=model.manifest.sha256,
                 metrics=dict(model.manifest.metrics),
             )
-            for model in registry
+            for model in registry.newest()
         ]
     )
 
@@ -179,10 +188,12 @@ async def expose_metrics(request: Request, runtime: RuntimeDependency) -> Respon
     return Response(text, headers={"Content-Type": content_type})
 
 
-def _choose_model(registry: ModelRegistry, name: str | None, query: QueryParams) -> OnnxModel:
+def _choose_model(
+    registry: ModelRegistry, name: str | None, version: int | None, query: QueryParams
+) -> OnnxModel:
     if len(query.getlist("model")) > 1:
         raise UnknownModelError("Name one model, once.")
-    return registry.get(name)
+    return registry.get(name, version)
 
 
 def _check_parameters(query: QueryParams) -> None:
@@ -190,7 +201,7 @@ def _check_parameters(query: QueryParams) -> None:
     names = [name for name, _ in query.multi_items()]
     if len(set(names)) < len(names) or not set(names) <= set(_PREDICT_PARAMETERS):
         raise InvalidParameterError(
-            f"Query parameters are {' and '.join(_PREDICT_PARAMETERS)}, each at most once."
+            f"Query parameters are {', '.join(_PREDICT_PARAMETERS)}, each at most once."
         )
 
 

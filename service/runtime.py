@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry.trace import TracerProvider
 
 from clip import Limits
 from service.admission import Admission
 from service.decoding import DecodePool
-from service.errors import NotReadyError, SpoolFullError, StoppingError
+from service.errors import (
+    GpuLostError,
+    NotReadyError,
+    ReloadRefusedError,
+    ServiceError,
+    SpoolFullError,
+    StoppingError,
+)
 from service.forkserver import ForkServerError
-from service.inference import ModelLoadError, SessionConfig
 from service.looplag import watch_loop_lag
 from service.metrics import Metrics
 from service.pipeline import Pipeline
-from service.registry import ModelRegistry
+from service.registry import Changes, ModelRegistry, RegistryConfig
+from service.session import ModelLoadError, SessionConfig
 from service.settings import Settings, SettingsError
 from service.spool import Spool
 from service.tracing import build_tracer
@@ -28,6 +35,7 @@ from service.upload import check_space
 
 logger: Final = logging.getLogger(__name__)
 
+_Result = TypeVar("_Result")
 StartError = ModelLoadError | SettingsError | ForkServerError
 
 
@@ -42,11 +50,28 @@ class Phase(StrEnum):
 
 def load_models(settings: Settings) -> ModelRegistry:
     """Load, verify and warm the models that the settings name. Raises ModelLoadError."""
-    return ModelRegistry.load(
-        settings.models_dir,
-        SessionConfig(device=settings.device, intra_op_threads=settings.intra_op_threads),
+    return ModelRegistry.load(configure_registry(settings))
+
+
+def reload_models(settings: Settings, registry: ModelRegistry) -> tuple[ModelRegistry, Changes]:
+    """The registry of what is published now. Raises ModelLoadError."""
+    return registry.reload(configure_registry(settings))
+
+
+def configure_registry(settings: Settings) -> RegistryConfig:
+    """Which models the settings name, and how they run."""
+    return RegistryConfig(
+        models_dir=settings.models_dir,
+        session=SessionConfig(
+            device=settings.device,
+            intra_op_threads=settings.intra_op_threads,
+            max_batch_size=settings.max_batch_size,
+            batch_buckets=settings.batch_buckets,
+            cuda_graphs=settings.cuda_graphs,
+            gpu_memory_bytes=settings.gpu_memory_bytes,
+        ),
         default_model=settings.default_model,
-        warm_up_batch_sizes=sorted({1, settings.max_batch_size}),
+        max_versions=settings.max_versions,
     )
 
 
@@ -76,14 +101,19 @@ class Collaborators:
 
     Attributes:
         load_models: called in a thread.
+        reload_models: called in a thread, with the registry that serves.
         build_decoders: called once, before anything runs.
         on_ready: called in the event loop when every model is loaded, verified and warmed and the
             decoders run.
-        on_failure: called in the event loop with the reason if that cannot be.
+        on_failure: called in the event loop with the reason if that cannot be, or if the service
+            cannot go on: a GpuLostError.
         tracer_provider: takes the spans in place of the collector of the settings.
     """
 
     load_models: Callable[[Settings], ModelRegistry] = load_models
+    reload_models: Callable[[Settings, ModelRegistry], tuple[ModelRegistry, Changes]] = (
+        reload_models
+    )
     build_decoders: Callable[[Settings, Metrics], DecodePool] = build_decoders
     on_ready: Callable[[ModelRegistry], None] = lambda registry: None
     on_failure: Callable[[Exception], None] = lambda error: None
@@ -109,15 +139,20 @@ class Runtime:
             max_batch_size=settings.max_batch_size,
             max_queued=settings.max_in_flight,
             tracer=build_tracer(settings, collaborators.tracer_provider),
+            on_lost=self._fail,
         )
         self.phase = Phase.STARTING
         self._collaborators = collaborators
         self._registry: ModelRegistry | None = None
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._reloading = asyncio.Lock()
+        self._background: set[asyncio.Task[object]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to load the models and start the decoders; not ready in the meantime."""
+        self._loop = asyncio.get_running_loop()
         self._loading = asyncio.create_task(self._load(), name="load-models")
         self._watching = asyncio.create_task(
             watch_loop_lag(self.metrics.observe_loop_lag), name="loop-lag"
@@ -133,7 +168,7 @@ class Runtime:
         """
         if self.phase is Phase.STOPPING:
             raise StoppingError("The service is stopping.", headers={"Connection": "close"})
-        if self._registry is None:
+        if self._registry is None or self.phase is Phase.FAILED:
             raise NotReadyError("The models are not loaded.", headers={"Retry-After": "1"})
         return self._registry
 
@@ -156,6 +191,22 @@ class Runtime:
         """Whether requests are in work or wait for it."""
         return self.admission.in_flight + self.admission.waiting > 0
 
+    async def reload(self) -> Changes:
+        """Serve what is published now; what was served and is gone ends when nobody uses it.
+
+        A caller that is cancelled does not end the reload.
+
+        Raises:
+            ReloadRefusedError: the models folder as a whole cannot be used; nothing has changed.
+            NotReadyError, StoppingError: see `registry`.
+        """
+        return await asyncio.shield(self._start_task(self._reload()))
+
+    def request_reload(self) -> None:
+        """Begin a reload soon, from any thread or signal handler; its result is in the log."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._start_task(self._reload()))
+
     def begin_stop(self) -> None:
         """Take no new work from now on; what is under way goes on."""
         self.phase = Phase.STOPPING
@@ -167,7 +218,56 @@ class Runtime:
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
+        if self._background:
+            await asyncio.wait(self._background)
         await self.pipeline.close()
+        for model in self._registry or ():
+            model.close()
+
+    async def _reload(self) -> Changes:
+        async with self._reloading:
+            before = self.registry
+            try:
+                after, changes = await asyncio.to_thread(
+                    self._collaborators.reload_models, self.settings, before
+                )
+            except ModelLoadError as error:
+                logger.error("reload: %s", error)
+                raise ReloadRefusedError(
+                    "The models folder holds nothing to serve; all is as before. The log says more."
+                ) from error
+            _ = self.registry  # it may have begun to stop meanwhile
+            self.pipeline.start(set(after) - set(before))
+            self._registry = after
+            for model in set(before) - set(after):
+                self._start_task(self.pipeline.retire(model))
+        logger.info(
+            "reloaded: %d new, %d kept, %d removed, %d bad",
+            len(changes.loaded),
+            len(changes.kept),
+            len(changes.removed),
+            len(changes.failed),
+        )
+        return changes
+
+    def _start_task(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._end_task)
+        return task
+
+    def _end_task(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, ServiceError):
+            logger.error("reload: %s", error.detail)
+        elif error is not None:
+            logger.error("a reload failed", exc_info=error)
+
+    def _fail(self, error: GpuLostError) -> None:
+        if self.phase is Phase.READY:
+            self.phase = Phase.FAILED
+            self._collaborators.on_failure(error)
 
     async def _load(self) -> None:
         try:

@@ -61,7 +61,12 @@ class ModelReport(_Schema):
     """A model that is served."""
 
     name: str = Field(examples=["lrcn"])
-    version: int = Field(examples=[1])
+    version: int = Field(description="The newest.", examples=[2])
+    versions: list[int] = Field(
+        description="What `version` may be asked for, newest first; the rest of this is about the "
+        "newest.",
+        examples=[[2, 1]],
+    )
     default: bool = Field(description="Whether it serves requests that name no model.")
     classes: list[str] = Field(description="In the order of the model's output.")
     clip_spec: dict[str, int | str] = Field(description="How a video becomes the model's input.")
@@ -79,6 +84,20 @@ class ModelsReport(_Schema):
     """Every model that is served."""
 
     models: list[ModelReport]
+
+
+class ReloadReport(_Schema):
+    """What a reload changed, by <name>/<version>."""
+
+    loaded: list[str] = Field(description="New, and served now.", examples=[["lrcn/2"]])
+    kept: list[str] = Field(description="Served as before.", examples=[["lrcn/1"]])
+    removed: list[str] = Field(
+        description="Not in the folder any more. Requests that were using them are answered."
+    )
+    failed: dict[str, str] = Field(
+        description="Published but bad, and why: not served, or served as it was before.",
+        examples=[{"lrcn/3": "manifest.json: No such file or directory"}],
+    )
 
 
 class HealthReport(_Schema):

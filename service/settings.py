@@ -96,9 +96,13 @@ class Settings(BaseSettings):
 
     models_dir: Path = Field(default_factory=find_models_dir)
     default_model: str | None = None
+    max_versions: int | None = Field(default=None, ge=1)
     device: Device = "auto"
     intra_op_threads: int = Field(default_factory=count_usable_cpus, ge=1)
     max_batch_size: int = Field(default=8, ge=1, le=256)
+    batch_buckets: Annotated[tuple[int, ...] | None, NoDecode] = None
+    cuda_graphs: bool = False
+    gpu_memory_bytes: int | None = Field(default=None, ge=64 * _MEBIBYTE)
 
     spool_dir: Path | None = None
     min_spool_free_bytes: int = Field(default=256 * _MEBIBYTE, ge=0)
@@ -134,17 +138,29 @@ class Settings(BaseSettings):
             )
         return keys
 
-    @field_validator("latency_buckets_s", mode="before")
+    @field_validator("latency_buckets_s", "batch_buckets", mode="before")
     @classmethod
-    def _split_buckets(cls, value: object) -> object:
+    def _split_numbers(cls, value: object) -> object:
         return value.split(",") if isinstance(value, str) else value
 
     @field_validator("latency_buckets_s")
     @classmethod
-    def _check_buckets(cls, buckets: tuple[float, ...]) -> tuple[float, ...]:
+    def _check_latency_buckets(cls, buckets: tuple[float, ...]) -> tuple[float, ...]:
         if list(buckets) != sorted(set(buckets)) or not buckets or buckets[-1] == math.inf:
             raise ValueError("buckets are seconds, separated by commas, each larger than the last")
         return buckets
+
+    @model_validator(mode="after")
+    def _check_batch_buckets(self) -> Self:
+        sizes = self.batch_buckets
+        if sizes is not None and (
+            sizes[0] < 1 or sizes[-1] != self.max_batch_size or list(sizes) != sorted({*sizes})
+        ):
+            raise ValueError(
+                "HAR_BATCH_BUCKETS must be ascending sizes of which the last is "
+                f"HAR_MAX_BATCH_SIZE ({self.max_batch_size})"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_access(self) -> Self:

@@ -105,8 +105,9 @@ def build_colour_model(manifest: ModelManifest, *, flaw: str | None = None) -> o
 
     Args:
         flaw: what to get wrong. "nan": a clip of pure black gives NaN. "raise": a clip of pure
-            white makes the whole run fail. "unnormalised": the outputs do not sum to 1. Others
-            change the graph's signature: "input_name", "float_input", "fixed_batch".
+            white makes the whole run fail. "unnormalised": the outputs do not sum to 1. "short":
+            there is only one row of output, however many clips. Others change the graph's
+            signature: "input_name", "float_input", "fixed_batch".
     """
     frames_name = "images" if flaw == "input_name" else INPUT_NAME
     nodes = [
@@ -137,7 +138,12 @@ def build_colour_model(manifest: ModelManifest, *, flaw: str | None = None) -> o
     initializers.append(numpy_helper.from_array(weights, "weights"))
     nodes.append(helper.make_node("MatMul", [features, "weights"], ["logits"]))
     last = "Identity" if flaw == "unnormalised" else "Softmax"
-    nodes.append(helper.make_node(last, ["logits"], [OUTPUT_NAME]))
+    answers = OUTPUT_NAME if flaw != "short" else "answers"
+    nodes.append(helper.make_node(last, ["logits"], [answers]))
+    if flaw == "short":
+        for name, value in (("start", 0), ("end", 1)):
+            initializers.append(numpy_helper.from_array(np.array([value], np.int64), name))
+        nodes.append(helper.make_node("Slice", [answers, "start", "end", "start"], [OUTPUT_NAME]))
     batch = 1 if flaw == "fixed_batch" else "N"
     graph = helper.make_graph(
         nodes,

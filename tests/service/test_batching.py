@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from service.batching import Frames, MicroBatcher, Outcome
-from service.errors import InferenceError, ModelOutputError, OverloadedError, StoppingError
+from service.batching import Clips, Frames, MicroBatcher, Outcome
+from service.errors import (
+    GpuLostError,
+    GpuMemoryError,
+    InferenceError,
+    ModelOutputError,
+    OverloadedError,
+    StoppingError,
+)
 from service.inference import OnnxModel, SessionConfig
 
 #: The first byte of a clip says what the model does with it; the second is its answer.
@@ -32,7 +38,8 @@ class ScriptedModel:
         self.batches: list[list[int]] = []
         self._gate = gate
 
-    def run(self, frames: Frames) -> Sequence[Outcome]:
+    def run(self, clips: Clips) -> Sequence[Outcome]:
+        frames = np.stack(clips)
         if self._gate is not None:
             self._gate.pass_through()
         self.batches.append(frames[:, 1].tolist())
@@ -177,9 +184,9 @@ def test_f65_an_invalid_output_fails_its_clip_alone(run_async) -> None:
 
 def test_a_model_that_gives_too_few_results_fails_and_the_batcher_lives_on(run_async) -> None:
     class ShortModel(ScriptedModel):
-        def run(self, frames: Frames) -> Sequence[Outcome]:
-            outcomes = super().run(frames)
-            return outcomes[:-1] if len(frames) > 1 or frames[0, 1] == 7 else outcomes
+        def run(self, clips: Clips) -> Sequence[Outcome]:
+            outcomes = super().run(clips)
+            return outcomes[:-1] if len(clips) > 1 or clips[0][1] == 7 else outcomes
 
     async def scenario() -> None:
         async with batching(ShortModel()) as batcher:
@@ -253,56 +260,113 @@ def test_a_batchs_results_equal_those_of_single_runs(run_async, build_model) -> 
     run_async(scenario)
 
 
-ACTIONS = st.lists(
-    st.one_of(
-        st.tuples(st.just("submit"), st.sampled_from([GOOD, GOOD, POISON, INVALID])),
-        st.tuples(st.just("cancel"), st.integers(0, 20)),
-        st.tuples(st.just("wait"), st.integers(0, 3)),
-        st.tuples(st.just("close"), st.just(0)),
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(ACTIONS, st.integers(1, 4))
-def test_whatever_the_order_each_gets_its_own_answer_or_its_own_error(
-    actions: list[tuple[str, int]], max_batch_size: int
+@pytest.mark.parametrize(("fits", "batches"), [(4, [8, 4, 4]), (3, [8, 4, 2, 2, 4, 2, 2])])
+def test_f68_a_batch_that_is_too_large_for_the_gpu_is_halved_until_it_fits(
+    run_async, gate, fits: int, batches: list[int]
 ) -> None:
-    expected = {GOOD: type(None), POISON: InferenceError, INVALID: ModelOutputError}
+    class SmallGpu(ScriptedModel):
+        def run(self, clips: Clips) -> Sequence[Outcome]:
+            outcomes = super().run(clips)
+            if len(clips) > fits:
+                raise GpuMemoryError
+            return outcomes
+
+    model = SmallGpu(gate)
 
     async def scenario() -> None:
-        async with batching(ScriptedModel(), max_batch_size=max_batch_size) as batcher:
-            tasks: list[tuple[asyncio.Task[float], int, bool]] = []
-            cancelled: set[int] = set()
-            closing = None
-            for action, argument in actions:
-                if action == "submit":
-                    task = asyncio.create_task(submit(batcher, len(tasks), argument))
-                    tasks.append((task, argument, closing is not None))
-                elif action == "cancel" and tasks:
-                    cancelled.add(argument % len(tasks))
-                    tasks[argument % len(tasks)][0].cancel()
-                elif action == "close" and closing is None:
-                    # Those before it have to be in the queue to count as before it.
-                    await asyncio.sleep(0)
-                    closing = asyncio.create_task(batcher.close())
-                    await asyncio.sleep(0)
-                for _ in range(argument if action == "wait" else 0):
-                    await asyncio.sleep(0)
-            if closing is not None:
-                await closing
-            await asyncio.wait_for(
-                asyncio.gather(*(task for task, _, _ in tasks), return_exceptions=True), 20
-            )
-            for number, (task, kind, came_late) in enumerate(tasks):
-                if task.cancelled():
-                    assert number in cancelled
-                elif came_late:
-                    assert isinstance(task.exception(), StoppingError)
-                else:
-                    assert isinstance(task.exception(), expected[kind])
-                    assert kind != GOOD or task.result() == number
-            assert batcher.queued == 0
+        async with batching(model) as batcher:
+            (first,) = await start(submit(batcher, 100))
+            await asyncio.to_thread(gate.await_arrivals, 1)
+            tasks = await start(*(submit(batcher, answer) for answer in range(8)))
+            gate.open()
+            assert await first == 100
+            assert await asyncio.gather(*tasks) == list(range(8))
 
-    asyncio.run(scenario())
+    run_async(scenario)
+    assert [len(batch) for batch in model.batches] == [1, *batches]
+
+
+def test_f68_a_clip_for_which_alone_there_is_no_gpu_memory_is_503_and_can_come_again(
+    run_async,
+) -> None:
+    class FullGpu(ScriptedModel):
+        full = True
+
+        def run(self, clips: Clips) -> Sequence[Outcome]:
+            if self.full:
+                raise GpuMemoryError
+            return super().run(clips)
+
+    model = FullGpu()
+
+    async def scenario() -> None:
+        async with batching(model) as batcher:
+            with pytest.raises(GpuMemoryError) as error:
+                await submit(batcher, 1)
+            assert error.value.headers["Retry-After"]
+            model.full = False
+            assert await submit(batcher, 2) == 2
+
+    run_async(scenario)
+
+
+def test_f68_a_lost_gpu_fails_everyone_and_is_reported_once(run_async, gate) -> None:
+    lost: list[GpuLostError] = []
+
+    class LostGpu(ScriptedModel):
+        def run(self, clips: Clips) -> Sequence[Outcome]:
+            super().run(clips)
+            raise GpuLostError("CUDA failure 700")
+
+    model = LostGpu(gate)
+
+    async def scenario() -> None:
+        batcher = MicroBatcher(
+            model.run, name="test", max_batch_size=2, max_queued=8, on_lost=lost.append
+        )
+        batcher.start()
+        (first,) = await start(submit(batcher, 0))
+        await asyncio.to_thread(gate.await_arrivals, 1)
+        tasks = await start(*(submit(batcher, answer) for answer in range(1, 4)))
+        gate.open()
+        results = await asyncio.gather(first, *tasks, return_exceptions=True)
+        assert [type(result) for result in results] == [GpuLostError] * 4
+        with pytest.raises(GpuLostError):
+            await submit(batcher, 5)
+        await batcher.close()
+
+    run_async(scenario)
+    assert [error.reason for error in lost] == ["CUDA failure 700"]
+    assert model.batches == [[0], [1, 2], [3]], "the lost GPU is not tried again clip by clip"
+
+
+def test_an_observer_that_fails_stops_nobody(run_async) -> None:
+    def fail(clips: int) -> None:
+        raise RuntimeError("observer")
+
+    async def scenario() -> None:
+        batcher = MicroBatcher(
+            ScriptedModel().run, name="test", max_batch_size=2, max_queued=8, observe_batch=fail
+        )
+        batcher.start()
+        assert [await submit(batcher, answer) for answer in (1, 2)] == [1, 2]
+        await batcher.close()
+
+    run_async(scenario)
+
+
+def test_a_runner_thread_that_is_gone_fails_the_clip_not_the_batcher(run_async) -> None:
+    runner = ThreadPoolExecutor(1)
+    runner.shutdown()
+
+    async def scenario() -> None:
+        batcher = MicroBatcher(
+            ScriptedModel().run, name="test", max_batch_size=2, max_queued=8, runner=runner
+        )
+        batcher.start()
+        for _ in range(2):
+            with pytest.raises(InferenceError):
+                await submit(batcher, 1)
+        await batcher.close()
+
+    run_async(scenario)

@@ -8,7 +8,15 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from service.cuda import CUDA_PROVIDER, find_gpu_obstacle, load_cuda_libraries
+from service.cuda import (
+    CUDA_PROVIDER,
+    CudaFailure,
+    classify_failure,
+    find_gpu_obstacle,
+    load_cuda_libraries,
+    provider_options,
+)
+from tests.service.fake_gpu import ILLEGAL_ACCESS, OUT_OF_MEMORY
 
 
 class FakeDriver:
@@ -74,3 +82,33 @@ def test_a_missing_library_is_named_and_nothing_is_printed(
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     assert load_cuda_libraries() is None
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "failure"),
+    [
+        (ILLEGAL_ACCESS, CudaFailure.LOST),
+        ("CUDA failure 214: uncorrectable ECC error encountered ; GPU=0", CudaFailure.LOST),
+        ("CUDA failure 719: unspecified launch failure ; GPU=0", CudaFailure.LOST),
+        ("CUDA failure 700: something in another language ; GPU=0", CudaFailure.LOST),
+        ("cudaStreamSynchronize: an illegal memory access was encountered", CudaFailure.LOST),
+        (OUT_OF_MEMORY, CudaFailure.OUT_OF_MEMORY),
+        ("CUDA failure 2: out of memory ; GPU=0", CudaFailure.OUT_OF_MEMORY),
+        ("CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0", CudaFailure.OUT_OF_MEMORY),
+        (
+            "Available memory of 1024 is smaller than requested bytes of 4096",
+            CudaFailure.OUT_OF_MEMORY,
+        ),
+        ("CUDA failure 9: invalid configuration argument ; GPU=0", None),
+        ("CUDA failure 7001: no such code", None),
+        ("indices element out of data bounds, idx=1 must be within [-1,0]", None),
+        ("", None),
+    ],
+)
+def test_f68_cudas_words_are_understood(message: str, failure: CudaFailure | None) -> None:
+    assert classify_failure(message) is failure
+
+
+def test_a_memory_limit_is_asked_for_only_where_there_is_one() -> None:
+    assert "gpu_mem_limit" not in provider_options(memory_bytes=None, graphs=False)
+    assert provider_options(memory_bytes=64, graphs=False)["gpu_mem_limit"] == "64"

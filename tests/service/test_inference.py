@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +13,12 @@ from onnx.external_data_helper import set_external_data
 
 from clip import ClipSpec
 from clip.manifest import METADATA_KEY
-from service.errors import ModelOutputError
-from service.inference import CPU_PROVIDER, ModelLoadError, OnnxModel, SessionConfig
+from service.batching import MicroBatcher
+from service.cuda import CUDA_PROVIDER
+from service.errors import GpuLostError, GpuMemoryError, ModelOutputError
+from service.inference import OnnxModel
+from service.session import CPU_PROVIDER, ONNX_RUNTIME, Engine, ModelLoadError, SessionConfig
+from tests.service.fake_gpu import ILLEGAL_ACCESS, OUT_OF_MEMORY, FakeGpu
 
 CPU = SessionConfig(device="cpu")
 
@@ -129,43 +134,223 @@ def test_a_model_that_cannot_run_is_found_out_by_the_warm_up(build_model) -> Non
         OnnxModel.load(content, manifest, CPU).warm_up([1])
 
 
-def test_f67_device_auto_runs_on_the_cpu_where_there_is_no_gpu_and_is_quiet_about_it(
-    build_model, capfd, monkeypatch
-) -> None:
-    monkeypatch.setattr("service.inference.find_gpu_obstacle", lambda: "there is none")
+def test_f65_an_output_of_another_shape_than_agreed_is_no_answer(build_model) -> None:
+    manifest, content = build_model(flaw="short")
+    model = OnnxModel.load(content, manifest, CPU)
+    (alone,) = model.run(clips_of(0))
+    assert not isinstance(alone, ModelOutputError)
+    outcomes = model.run(clips_of(0, 0))
+    assert [type(outcome) for outcome in outcomes] == [ModelOutputError] * 2
+    assert "wrong shape" in outcomes[0].detail
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+def test_a_result_is_not_overwritten_by_the_next_run(build_model) -> None:
     manifest, content = build_model()
-    model = OnnxModel.load(content, manifest, SessionConfig(device="auto"))
+    model = OnnxModel.load(content, manifest, CPU)
+    blue, green = clips_of(0, 0)
+    blue[..., 2] = green[..., 1] = 200
+    (first,) = model.run([blue])
+    kept = first.copy()
+    model.run([green])
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_clips_of_another_shape_or_too_many_are_no_batch(build_model) -> None:
+    manifest, content = build_model()
+    model = OnnxModel.load(content, manifest, SessionConfig(device="cpu", max_batch_size=2))
+    for clips in ([clips_of(0)[0][:1]], clips_of(0, 0, 0), []):
+        with pytest.raises(ValueError, match="clip"):
+            model.run(clips)
+
+
+@pytest.mark.parametrize("gpu", [None, FakeGpu()], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("buckets", [None, (1, 2, 4, 8), (8,), (3, 8)])
+def test_padded_batches_answer_as_single_clips_do(build_model, buckets, gpu) -> None:
+    manifest, content = build_model()
+    engine, device = (ONNX_RUNTIME, "cpu") if gpu is None else (gpu, "cuda")
+    model = OnnxModel.load(
+        content, manifest, SessionConfig(device=device, batch_buckets=buckets), engine
+    )
+    clips = np.random.default_rng(1).integers(0, 256, (8, *manifest.clip_spec.shape), np.uint8)
+    alone = [model.run([clip])[0] for clip in clips]
+    for count in (8, 3, 5, 1, 2, 7):
+        for outcome, expected in zip(model.run(clips[:count]), alone[:count], strict=True):
+            np.testing.assert_allclose(outcome, expected, rtol=0, atol=1e-6)
+
+
+def test_a_padded_batch_is_padded_with_black_not_with_someone_elses_clip(build_model) -> None:
+    """White makes this model's run fail: were it left in the padding, every later run would."""
+    manifest, content = build_model(flaw="raise")
+    model = OnnxModel.load(content, manifest, SessionConfig(device="cpu", batch_buckets=(2, 8)))
+    with pytest.raises(Exception, match="indices"):
+        model.run(clips_of(0, 255))
+    (grey,) = model.run(clips_of(100))
+    np.testing.assert_allclose(grey, [1 / 3] * 3, atol=1e-6)
+
+
+def test_the_warm_up_runs_every_size_that_batches_are_padded_to(build_model) -> None:
+    manifest, content = build_model()
+
+    def sizes(engine: Engine = ONNX_RUNTIME, **changes: Any) -> tuple[int, ...]:
+        return OnnxModel.load(content, manifest, SessionConfig(**changes), engine).warm_up_sizes
+
+    assert sizes(device="cpu") == (1, 8)
+    assert sizes(device="cpu", max_batch_size=1) == (1,)
+    assert sizes(device="cpu", batch_buckets=(2, 8)) == (2, 8)
+    assert sizes(FakeGpu(), max_batch_size=8) == (1, 2, 4, 8)
+    assert sizes(FakeGpu(), max_batch_size=6) == (1, 2, 4, 6)
+    assert sizes(FakeGpu(), max_batch_size=1) == (1,)
+
+
+def test_the_nodes_of_each_provider_are_counted(build_model) -> None:
+    manifest, content = build_model()
+    assert OnnxModel.load(content, manifest, CPU).nodes == {CPU_PROVIDER: 4}
+
+
+# --- GPU, tested with one that is not there -------------------------------------------------------
+
+
+def test_f67_device_auto_runs_on_the_cpu_where_there_is_no_gpu_and_is_quiet_about_it(
+    build_model, capfd
+) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu(obstacle="there is none")
+    model = OnnxModel.load(content, manifest, SessionConfig(device="auto"), gpu)
     assert model.provider == CPU_PROVIDER
     assert capfd.readouterr() == ("", "")
 
 
-def test_f67_device_cuda_ends_the_start_with_the_reason(build_model, capfd, monkeypatch) -> None:
-    monkeypatch.setattr("service.inference.find_gpu_obstacle", lambda: "there is no GPU")
+def test_f67_device_cuda_ends_the_start_with_the_reason(build_model, capfd) -> None:
     manifest, content = build_model()
+    gpu = FakeGpu(obstacle="there is no GPU")
     with pytest.raises(ModelLoadError, match=r"HAR_DEVICE=cuda, .*there is no GPU"):
-        OnnxModel.load(content, manifest, SessionConfig(device="cuda"))
+        OnnxModel.load(content, manifest, SessionConfig(device="cuda"), gpu)
     assert capfd.readouterr() == ("", "")
 
 
 def test_f67_a_gpu_without_its_libraries_is_told_and_auto_goes_on_without_it(
-    build_model, caplog, monkeypatch
+    build_model, caplog
 ) -> None:
-    monkeypatch.setattr("service.inference.find_gpu_obstacle", lambda: None)
-    monkeypatch.setattr("service.inference.load_cuda_libraries", lambda: "libfoo is missing")
     manifest, content = build_model()
-    model = OnnxModel.load(content, manifest, SessionConfig(device="auto"))
+    gpu = FakeGpu(complaint="libfoo is missing")
+    model = OnnxModel.load(content, manifest, SessionConfig(device="auto"), gpu)
     assert model.provider == CPU_PROVIDER
     assert "libfoo is missing" in caplog.text
     with pytest.raises(ModelLoadError, match="libfoo is missing"):
-        OnnxModel.load(content, manifest, SessionConfig(device="cuda"))
+        OnnxModel.load(content, manifest, SessionConfig(device="cuda"), gpu)
 
 
-def test_f67_a_silent_fallback_to_the_cpu_is_found_out(build_model, monkeypatch) -> None:
-    """ONNX Runtime takes the CPU without a word where the provider does not load after all."""
-    monkeypatch.setattr("service.inference._choose_providers", lambda device: [CPU_PROVIDER])
+def test_f67_a_silent_fallback_to_the_cpu_is_found_out(build_model, caplog) -> None:
     manifest, content = build_model()
+    gpu = FakeGpu(falls_back=True)
     with pytest.raises(ModelLoadError, match=f"fell back to {CPU_PROVIDER}"):
-        OnnxModel.load(content, manifest, SessionConfig(device="cuda"))
+        OnnxModel.load(content, manifest, SessionConfig(device="cuda"), gpu)
+    model = OnnxModel.load(content, manifest, SessionConfig(device="auto"), gpu)
+    assert model.provider == CPU_PROVIDER
+    assert f"fell back to {CPU_PROVIDER}" in caplog.text
+
+
+def test_cuda_is_asked_for_with_its_options_and_one_cpu_thread(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu()
+    config = SessionConfig(intra_op_threads=4, cuda_graphs=True, gpu_memory_bytes=10**9)
+    model = OnnxModel.load(content, manifest, config, gpu)
+    assert model.provider == CUDA_PROVIDER
+    (provider, options), fallback = gpu.asked_for
+    assert (provider, fallback) == (CUDA_PROVIDER, CPU_PROVIDER)
+    assert options["enable_cuda_graph"] == "1"
+    assert options["gpu_mem_limit"] == "1000000000"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["cudnn_conv_algo_search"] == "EXHAUSTIVE"
+    assert options["use_tf32"] == "0"
+    assert gpu.options.intra_op_num_threads == 1
+
+
+def test_each_bucket_has_its_own_graph_and_device_memory_that_stays(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu()
+    model = OnnxModel.load(content, manifest, SessionConfig(cuda_graphs=True), gpu)
+    model.warm_up()
+    assert [(clips, graph) for clips, graph, _ in gpu.runs] == [
+        (1, "1"), (2, "2"), (4, "4"), (8, "8"),
+    ]  # fmt: skip
+    allocated = list(gpu.allocated)
+    assert len(allocated) == 8
+    model.run(clips_of(0, 0, 0))
+    assert gpu.runs[-1][:2] == (4, "4")
+    assert gpu.allocated == allocated
+
+
+def test_without_graphs_no_run_names_one(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu()
+    OnnxModel.load(content, manifest, SessionConfig(), gpu).warm_up()
+    assert dict(gpu.asked_for[:1])[CUDA_PROVIDER]["enable_cuda_graph"] == "0"
+    assert {graph for _, graph, _ in gpu.runs} == {""}
+
+
+def test_the_thread_that_warms_a_model_up_is_the_one_that_serves(build_model, run_async) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu()
+    model = OnnxModel.load(content, manifest, SessionConfig(), gpu)
+    model.warm_up()
+
+    async def scenario() -> None:
+        batcher = MicroBatcher(
+            model.run, name="test", max_batch_size=8, max_queued=8, runner=model.runner
+        )
+        batcher.start()
+        await batcher.submit(clips_of(0)[0])
+        await batcher.close()
+
+    run_async(scenario)
+    assert len(gpu.runs) == 5
+    assert len({thread for _, _, thread in gpu.runs}) == 1
+
+
+def test_f68_memory_that_does_not_do_is_told_from_a_device_that_is_lost(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu(failure=lambda clips: OUT_OF_MEMORY if clips > 2 else None)
+    model = OnnxModel.load(content, manifest, SessionConfig(), gpu)
+    with pytest.raises(GpuMemoryError):
+        model.run(clips_of(0, 0, 0))
+    assert len(model.run(clips_of(0, 0))) == 2
+    gpu.failure = lambda clips: ILLEGAL_ACCESS
+    with pytest.raises(GpuLostError) as error:
+        model.run(clips_of(0))
+    assert "illegal memory access" in error.value.reason
+    assert "illegal" not in error.value.detail, "a client is told no library's words"
+    gpu.failure = lambda clips: "the batch axis is wrong"
+    with pytest.raises(RuntimeError, match="batch axis"):
+        model.run(clips_of(0))
+
+
+def test_f68_memory_that_never_comes_back_counts_as_a_lost_device(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu(failure=lambda clips: OUT_OF_MEMORY)
+    model = OnnxModel.load(content, manifest, SessionConfig(), gpu)
+    errors = []
+    for _ in range(8):
+        with pytest.raises((GpuMemoryError, GpuLostError)) as error:
+            model.run(clips_of(0))
+        errors.append(error.type)
+    assert errors == [GpuMemoryError] * 7 + [GpuLostError]
+
+
+def test_f68_a_success_in_between_means_that_memory_does_come_back(build_model) -> None:
+    manifest, content = build_model()
+    gpu = FakeGpu()
+    model = OnnxModel.load(content, manifest, SessionConfig(), gpu)
+    for _ in range(3):
+        gpu.failure = lambda clips: OUT_OF_MEMORY
+        for _ in range(7):
+            with pytest.raises(GpuMemoryError):
+                model.run(clips_of(0))
+        gpu.failure = lambda clips: None
+        model.run(clips_of(0))
 
 
 def sha256_of(content: bytes) -> str:

@@ -8,13 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import InvalidParameterError, UnknownModelError
-from service.inference import ModelLoadError, SessionConfig
-from service.registry import ModelRegistry, find_newest
+from clip import ClipSpec
+from service.errors import InvalidParameterError, UnknownModelError, UnknownVersionError
+from service.published import find_published
+from service.registry import PREFERRED_MODELS, Changes, ModelRegistry, RegistryConfig
+from service.session import ModelLoadError, SessionConfig
 
 
-def load(models_dir: Path, default: str | None = None) -> ModelRegistry:
-    return ModelRegistry.load(models_dir, SessionConfig(device="cpu"), default_model=default)
+def configure(
+    models_dir: Path, default: str | None = None, max_versions: int | None = None
+) -> RegistryConfig:
+    return RegistryConfig(models_dir, SessionConfig(device="cpu"), default, max_versions)
+
+
+def load(models_dir: Path, *options: object) -> ModelRegistry:
+    return ModelRegistry.load(configure(models_dir, *options))
+
+
+def list_keys(registry: ModelRegistry) -> list[str]:
+    return [f"{model.manifest.name}/{model.manifest.version}" for model in registry]
 
 
 def refused(models_dir: Path) -> str:
@@ -32,10 +44,9 @@ def test_the_newest_version_serves_by_number_not_by_spelling(tmp_path, publish_m
     for version in (2, 10, 9):
         publish_model(tmp_path, "colour", version)
     publish_model(tmp_path, "other", 1)
-    assert [(model.manifest.name, model.manifest.version) for model in load(tmp_path)] == [
-        ("colour", 10),
-        ("other", 1),
-    ]
+    registry = load(tmp_path)
+    assert registry.get("colour").manifest.version == 10
+    assert [model.manifest.version for model in registry.newest()] == [10, 1]
 
 
 def test_what_is_still_being_published_is_not_looked_at(tmp_path, publish_model) -> None:
@@ -43,7 +54,7 @@ def test_what_is_still_being_published_is_not_looked_at(tmp_path, publish_model)
     (tmp_path / "colour" / ".2.tmp").mkdir()
     (tmp_path / ".staging").mkdir()
     (tmp_path / "README.md").write_text("models")
-    assert len(find_newest(tmp_path)) == 1
+    assert len(find_published(tmp_path).models) == 1
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
@@ -107,23 +118,18 @@ def test_a_folder_without_models_is_told_with_its_variable(tmp_path) -> None:
     assert "HAR_MODELS_DIR" in refused(tmp_path / "absent")
 
 
-def test_f63_a_model_file_replaced_while_serving_changes_nothing(tmp_path, publish_model) -> None:
-    folder = publish_model(tmp_path)
-    registry = load(tmp_path)
-    shutil.rmtree(folder)
-    registry.get("colour").warm_up([1])
-
-
 def test_the_default_model(tmp_path, publish_model) -> None:
     publish_model(tmp_path, "a", 1)
     assert load(tmp_path).default == "a"
     publish_model(tmp_path, "b", 1)
     assert load(tmp_path).default is None
-    assert load(tmp_path, default="b").default == "b"
-    publish_model(tmp_path, "lrcn", 1)
-    assert load(tmp_path).default == "lrcn"
+    assert load(tmp_path, "b").default == "b"
+    for name in reversed(PREFERRED_MODELS):
+        publish_model(tmp_path, name, 1)
+        assert load(tmp_path).default == name
+    assert PREFERRED_MODELS[:2] == ("lrcn-efficientnet", "lrcn")
     with pytest.raises(ModelLoadError, match="HAR_DEFAULT_MODEL=c is not among a, b, lrcn"):
-        load(tmp_path, default="c")
+        load(tmp_path, "c")
 
 
 def test_names_that_are_not_served_are_unknown(tmp_path, publish_model) -> None:
@@ -136,3 +142,175 @@ def test_names_that_are_not_served_are_unknown(tmp_path, publish_model) -> None:
             registry.get(name)
     with pytest.raises(InvalidParameterError):
         registry.get(None)
+
+
+def test_every_published_version_can_be_asked_for(tmp_path, publish_model) -> None:
+    for version in (1, 2, 10):
+        publish_model(tmp_path, "a", version)
+    registry = load(tmp_path)
+    assert registry.versions("a") == [10, 2, 1]
+    for version in (1, 2, 10):
+        assert registry.get("a", version).manifest.version == version
+        assert registry.get(None, version).manifest.version == version
+    for version in (3, 0, -1):
+        with pytest.raises(UnknownVersionError):
+            registry.get("a", version)
+    with pytest.raises(UnknownModelError):
+        registry.get("b", 1)
+
+
+def test_no_more_versions_are_loaded_than_allowed(tmp_path, publish_model) -> None:
+    for version in (1, 2, 3):
+        publish_model(tmp_path, "a", version)
+    publish_model(tmp_path, "b", 1)
+    assert list_keys(load(tmp_path, None, 2)) == ["a/3", "a/2", "b/1"]
+
+
+def test_models_of_different_specs_serve_side_by_side(tmp_path, publish_model) -> None:
+    large = ClipSpec(frames=20, height=128, width=128)
+    publish_model(tmp_path, "lrcn", 1)
+    publish_model(tmp_path, "lrcn-efficientnet", 1, clip_spec=large)
+    registry = load(tmp_path)
+    assert registry.get(None).manifest.clip_spec == large
+    assert registry.get("lrcn").manifest.clip_spec == ClipSpec()
+
+
+# --- reload ---------------------------------------------------------------------------------------
+
+
+def reload(
+    registry: ModelRegistry, models_dir: Path, *options: object
+) -> tuple[ModelRegistry, Changes]:
+    return registry.reload(configure(models_dir, *options))
+
+
+def test_a_reload_loads_what_is_new_keeps_what_is_not_and_drops_what_is_gone(
+    tmp_path, publish_model
+) -> None:
+    publish_model(tmp_path, "a", 1)
+    gone = publish_model(tmp_path, "b", 1)
+    before = load(tmp_path)
+    publish_model(tmp_path, "a", 2)
+    publish_model(tmp_path, "c", 1)
+    shutil.rmtree(gone.parent)
+    after, changes = reload(before, tmp_path)
+    assert list_keys(after) == ["a/2", "a/1", "c/1"]
+    assert after.get("a", 1) is before.get("a", 1), "an unchanged model is not loaded again"
+    assert changes == Changes(loaded=["a/2", "c/1"], kept=["a/1"], removed=["b/1"])
+    assert list_keys(before) == ["a/1", "b/1"], "whoever still has the old one can go on"
+
+
+def test_a_version_that_was_published_anew_is_loaded_anew(tmp_path, publish_model) -> None:
+    folder = publish_model(tmp_path)
+    before = load(tmp_path)
+    shutil.rmtree(folder)
+    publish_model(tmp_path, classes=("one", "two"))
+    after, changes = reload(before, tmp_path)
+    assert after.get("colour").manifest.classes == ("one", "two")
+    assert changes == Changes(loaded=["colour/1"])
+
+
+def test_f62_a_bad_new_version_is_told_and_the_last_good_one_serves(
+    tmp_path, publish_model, caplog
+) -> None:
+    publish_model(tmp_path, "colour", 1)
+    before = load(tmp_path, None, 1)
+    folder = publish_model(tmp_path, "colour", 2, flaw="nan")
+    after, changes = reload(before, tmp_path, None, 1)
+    assert after.get("colour") is before.get("colour")
+    assert list(changes.failed) == ["colour/2"]
+    assert "not finite" in changes.failed["colour/2"]
+    assert str(tmp_path) not in changes.failed["colour/2"], "a client may see this"
+    assert str(folder) in caplog.text
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "manifest.json"])
+@pytest.mark.parametrize("damage", ["torn", "deleted", "overwritten"])
+def test_f63_files_that_are_damaged_while_serving_change_nothing_and_are_told_by_a_reload(
+    tmp_path, publish_model, name: str, damage: str
+) -> None:
+    file = publish_model(tmp_path) / name
+    before = load(tmp_path)
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:100] if damage == "torn" else b"something else")
+    before.get("colour").warm_up()
+    after, changes = reload(before, tmp_path)
+    assert after.get("colour") is before.get("colour")
+    assert changes.kept == ["colour/1"]
+    assert name in changes.failed["colour/1"]
+
+
+def test_f63_a_folder_that_is_deleted_while_serving_is_dropped_by_a_reload_only(
+    tmp_path, publish_model
+) -> None:
+    publish_model(tmp_path, "colour", 1)
+    folder = publish_model(tmp_path, "colour", 2)
+    before = load(tmp_path)
+    shutil.rmtree(folder)
+    before.get("colour", 2).warm_up()
+    after, changes = reload(before, tmp_path)
+    assert list_keys(after) == changes.kept == ["colour/1"]
+    assert changes.removed == ["colour/2"]
+
+
+def test_f63_a_link_that_is_turned_to_another_model_is_followed_by_a_reload(
+    tmp_path, publish_model
+) -> None:
+    models_dir = tmp_path / "models"
+    (models_dir / "colour").mkdir(parents=True)
+    link = models_dir / "colour" / "1"
+    link.symlink_to(publish_model(tmp_path / "first"))
+    before = load(models_dir)
+    other = tmp_path / "link"
+    other.symlink_to(publish_model(tmp_path / "second", classes=("one", "two")))
+    other.replace(link)
+    before.get("colour").warm_up()
+    after, changes = reload(before, models_dir)
+    assert after.get("colour").manifest.classes == ("one", "two")
+    assert changes.loaded == ["colour/1"]
+
+
+def test_f63_a_link_that_is_turned_in_mid_read_gives_no_mixture(tmp_path, publish_model) -> None:
+    models_dir = tmp_path / "models"
+    (models_dir / "colour").mkdir(parents=True)
+    link = models_dir / "colour" / "1"
+    first = publish_model(tmp_path / "first")
+    link.symlink_to(first)
+    (published,) = find_published(models_dir).models
+    link.unlink()
+    link.symlink_to(publish_model(tmp_path / "second", classes=("one", "two")))
+    assert published.read() == (first / "model.onnx").read_bytes()
+
+
+def test_a_reload_of_a_folder_with_nothing_to_serve_is_refused(tmp_path, publish_model) -> None:
+    folder = publish_model(tmp_path / "models")
+    registry = load(tmp_path / "models")
+    shutil.move(folder, tmp_path / "elsewhere")
+    with pytest.raises(ModelLoadError, match="no model here"):
+        reload(registry, tmp_path / "models")
+    (publish_model(tmp_path / "models", "other") / "manifest.json").unlink()
+    with pytest.raises(ModelLoadError, match="no sound model here"):
+        reload(registry, tmp_path / "models")
+    shutil.rmtree(tmp_path / "models")
+    with pytest.raises(ModelLoadError, match="no such folder"):
+        reload(registry, tmp_path / "models")
+    registry.get("colour").warm_up()
+
+
+def test_a_reload_that_would_lose_the_default_model_is_refused(tmp_path, publish_model) -> None:
+    publish_model(tmp_path, "a")
+    folder = publish_model(tmp_path, "b")
+    registry = load(tmp_path, "b")
+    shutil.rmtree(folder)
+    with pytest.raises(ModelLoadError, match="HAR_DEFAULT_MODEL=b is not among a"):
+        reload(registry, tmp_path, "b")
+
+
+def test_the_preferred_default_comes_with_a_reload(tmp_path, publish_model) -> None:
+    publish_model(tmp_path, "lrcn")
+    registry = load(tmp_path)
+    publish_model(tmp_path, "lrcn-efficientnet")
+    after, _ = reload(registry, tmp_path)
+    assert (registry.default, after.default) == ("lrcn", "lrcn-efficientnet")
