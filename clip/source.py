@@ -1,4 +1,4 @@
-"""Opening a video: the one place in the repository that calls FFmpeg's open.
+"""Opening a video: the one place in the repository that has FFmpeg open one to read it.
 
 A video comes from a stranger. What FFmpeg would do unasked is shut off here: it probes for
 playlists and scripts (the demuxer is forced, others are not on the list), follows what a file names

@@ -47,7 +47,7 @@ def serve(
 
     def greet(registry: ModelRegistry) -> None:
         if settings.log_format == "json":
-            models = {model.manifest.name: model.manifest.version for model in registry}
+            models = {model.manifest.name: model.manifest.version for model in registry.newest()}
             address = _find_address(listener)
             log_event(logger, logging.INFO, "ready", address=address, models=models)
         else:
@@ -84,7 +84,9 @@ def _find_address(listener: socket.socket) -> str:
 
 def _greeting(listener: socket.socket, registry: ModelRegistry, settings: Settings) -> str:
     address = _find_address(listener)
-    models = ", ".join(f"{model.manifest.name} {model.manifest.version}" for model in registry)
+    models = ", ".join(
+        f"{model.manifest.name} {model.manifest.version}" for model in registry.newest()
+    )
     key = f"-H '{KEY_HEADER}: ...' " if settings.api_keys else ""
     return (
         f"har-service is ready at {address} ({models}), docs at {address}/docs. "
@@ -92,7 +94,7 @@ def _greeting(listener: socket.socket, registry: ModelRegistry, settings: Settin
     )
 
 
-def main() -> int:
+def main(collaborators: Collaborators = _DEFAULTS) -> int:
     """Read the settings and serve; the process's exit code."""
     argparse.ArgumentParser(
         prog="python -m service",
@@ -109,7 +111,7 @@ def main() -> int:
     configure_logging(settings)
     with listener:
         try:
-            code = serve(settings, listener)
+            code = serve(settings, listener, collaborators)
         except SettingsError as error:
             print(f"har-service cannot start: {error}", file=sys.stderr)
             return _EXIT_BAD_SETTINGS

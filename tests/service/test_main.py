@@ -20,10 +20,12 @@ WAIT_S = 60
 
 
 @contextmanager
-def started(variables: Mapping[str, object]) -> Iterator[subprocess.Popen[str]]:
+def started(
+    variables: Mapping[str, object], module: str = "service"
+) -> Iterator[subprocess.Popen[str]]:
     environment = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "service"],
+        [sys.executable, "-W", "error", "-m", module],
         env=environment | {name: str(value) for name, value in variables.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,3 +109,26 @@ def test_f67_cuda_asked_for_and_not_had_ends_the_start_with_the_reason(models_di
     assert code == 1
     assert "HAR_DEVICE=cuda, but CUDA is not to be had: " in err
     assert len(err.splitlines()) == 1
+
+
+def test_f68_a_gpu_that_is_lost_ends_the_process_with_its_own_exit_code_and_the_reason(
+    models_dir: Path, tmp_path: Path, red_clip: bytes
+) -> None:
+    variables = {
+        "HAR_PORT": 0,
+        "HAR_MODELS_DIR": models_dir,
+        "HAR_SPOOL_DIR": tmp_path,
+        "HAR_DEVICE": "cuda",
+        "HAR_LOG_LEVEL": "error",
+    }
+    with started(variables, "tests.service.lost_gpu_service") as process:
+        assert process.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert address
+        answer = httpx.post(f"{address[0]}/predict", files={"file": red_clip}, timeout=WAIT_S)
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out) == (3, "")
+    last = err.splitlines()[-1]
+    assert last.startswith("har-service ends, to be started anew: CUDA has failed: ")
+    assert "illegal memory access" in last
