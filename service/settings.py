@@ -154,7 +154,10 @@ class Settings(BaseSettings):
     def _check_batch_buckets(self) -> Self:
         sizes = self.batch_buckets
         if sizes is not None and (
-            sizes[0] < 1 or sizes[-1] != self.max_batch_size or list(sizes) != sorted({*sizes})
+            not sizes
+            or sizes[0] < 1
+            or sizes[-1] != self.max_batch_size
+            or list(sizes) != sorted({*sizes})
         ):
             raise ValueError(
                 "HAR_BATCH_BUCKETS must be ascending sizes of which the last is "

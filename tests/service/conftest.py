@@ -104,7 +104,8 @@ def build_colour_model(manifest: ModelManifest, *, flaw: str | None = None) -> o
     """frames -> mean of each channel -> softmax, as `manifest` announces it.
 
     Args:
-        flaw: what to get wrong. "nan": a clip of pure black gives NaN. "raise": a clip of pure
+        flaw: what to get wrong. "nan": a clip of pure black gives NaN. "nan_white": one of pure
+            white does. "inf", "negative": so are the outputs. "raise": a clip of pure
             white makes the whole run fail. "unnormalised": the outputs do not sum to 1. "short":
             there is only one row of output, however many clips. Others change the graph's
             signature: "input_name", "float_input", "fixed_batch".
@@ -118,6 +119,13 @@ def build_colour_model(manifest: ModelManifest, *, flaw: str | None = None) -> o
     features = "mean"
     if flaw == "nan":
         nodes.append(helper.make_node("Div", ["mean", "mean"], ["one_or_nan"]))
+        nodes.append(helper.make_node("Mul", ["mean", "one_or_nan"], ["flawed"]))
+        features = "flawed"
+    if flaw == "nan_white":
+        initializers.append(numpy_helper.from_array(np.array(254.9, np.float32), "nearly_white"))
+        nodes.append(helper.make_node("Sub", ["nearly_white", "mean"], ["darkness"]))
+        nodes.append(helper.make_node("Sqrt", ["darkness"], ["root"]))
+        nodes.append(helper.make_node("Div", ["root", "root"], ["one_or_nan"]))
         nodes.append(helper.make_node("Mul", ["mean", "one_or_nan"], ["flawed"]))
         features = "flawed"
     if flaw == "raise":
@@ -138,8 +146,13 @@ def build_colour_model(manifest: ModelManifest, *, flaw: str | None = None) -> o
     initializers.append(numpy_helper.from_array(weights, "weights"))
     nodes.append(helper.make_node("MatMul", [features, "weights"], ["logits"]))
     last = "Identity" if flaw == "unnormalised" else "Softmax"
-    answers = OUTPUT_NAME if flaw != "short" else "answers"
+    answers = "answers" if flaw in {"short", "inf", "negative"} else OUTPUT_NAME
     nodes.append(helper.make_node(last, ["logits"], [answers]))
+    if flaw in {"inf", "negative"}:
+        factors = np.ones(len(manifest.classes), np.float32)
+        factors[0] = np.inf if flaw == "inf" else -1
+        initializers.append(numpy_helper.from_array(factors, "factors"))
+        nodes.append(helper.make_node("Mul", [answers, "factors"], [OUTPUT_NAME]))
     if flaw == "short":
         for name, value in (("start", 0), ("end", 1)):
             initializers.append(numpy_helper.from_array(np.array([value], np.int64), name))

@@ -120,11 +120,19 @@ def test_f65_a_clip_with_nan_fails_alone(build_model) -> None:
     np.testing.assert_allclose(grey, [1 / 3] * 3, atol=1e-6)
 
 
-def test_f65_outputs_that_do_not_sum_to_one_are_refused(build_model) -> None:
-    manifest, content = build_model(flaw="unnormalised")
+@pytest.mark.parametrize(
+    ("flaw", "reason"),
+    [
+        ("unnormalised", "not a probability distribution"),
+        ("negative", "not a probability distribution"),
+        ("inf", "not finite"),
+    ],
+)
+def test_f65_outputs_that_are_no_probabilities_are_refused(build_model, flaw, reason) -> None:
+    manifest, content = build_model(flaw=flaw)
     model = OnnxModel.load(content, manifest, CPU)
     assert all(isinstance(outcome, ModelOutputError) for outcome in model.run(clips_of(0, 100)))
-    with pytest.raises(ModelLoadError, match="not a probability distribution"):
+    with pytest.raises(ModelLoadError, match=reason):
         model.warm_up([1])
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from clip import ClipSpec
 from service.runtime import Collaborators, load_models, reload_models
 from tests.service.test_main import started
 
@@ -192,6 +193,56 @@ def test_no_request_fails_while_models_come_and_go(
         assert set(answers) == {(200, True)}, answers
         assert seen >= set(range(2, 9))
         assert not list(service.runtime.spool.folder.iterdir())
+
+
+def test_a_stop_in_the_midst_of_a_reload_waits_for_it_and_serves_nothing_new(
+    start_service, models, publish_model, gate, wait_for, expect_problem
+) -> None:
+    def reload_later(settings, registry):
+        gate.pass_through()
+        return reload_models(settings, registry)
+
+    answers: list[httpx.Response] = []
+    threads = threading.active_count()
+    later = Collaborators(reload_models=reload_later)
+    with start_service(later, models_dir=models, api_keys=KEY) as service:
+        service.client.headers.update(HEADERS)
+        publish_model(models, "lrcn", 2)
+        caller = threading.Thread(
+            target=lambda: answers.append(service.client.post("/models/reload"))
+        )
+        caller.start()
+        wait_for(lambda: gate.arrived == 1)
+        service.runtime.begin_stop()
+        gate.open()
+        caller.join(20)
+        expect_problem(answers[0], 503, "stopping")
+    wait_for(lambda: threading.active_count() <= threads)
+
+
+def test_a_larger_model_that_comes_with_a_reload_is_the_default_and_both_answer(
+    locked, models, publish_model, make_clip
+) -> None:
+    publish_model(models, "lrcn-efficientnet", 1, clip_spec=ClipSpec(height=128, width=128))
+    assert reload(locked)["loaded"] == ["lrcn-efficientnet/1"]
+    clips = {colour: make_clip(colour) for colour in ("red", "green", "blue")}
+    wrong: list[Any] = []
+
+    def ask(colour: str, query: dict[str, str], name: str) -> None:
+        body = locked.predict(clips[colour], **query).json()
+        if (body.get("model"), body.get("label")) != (name, colour):
+            wrong.append(body)
+
+    callers = [
+        threading.Thread(target=ask, args=(colour, query, name))
+        for colour in clips
+        for query, name in (({}, "lrcn-efficientnet"), ({"model": "lrcn"}, "lrcn"))
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(20)
+    assert not wrong
 
 
 def test_reloads_at_the_same_time_follow_each_other(locked, models, publish_model) -> None:

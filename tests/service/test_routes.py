@@ -244,6 +244,29 @@ def test_f66_a_clip_that_makes_the_run_fail_is_500_and_the_next_is_answered(
     assert "indices" in caplog.text, "the log has the reason"
 
 
+def test_f65_an_output_that_is_not_finite_is_500_and_its_batch_mates_are_answered(
+    start_service, tmp_path, publish_model, gated_models, gate, make_clip, wait_for
+) -> None:
+    publish_model(tmp_path / "flawed", "lrcn", flaw="nan_white")
+    with start_service(gated_models, models_dir=tmp_path / "flawed") as service:
+        running = send_whole_request(service, make_clip("red"))
+        wait_for(lambda: gate.arrived == 1)
+        white = send_whole_request(service, make_clip((255, 255, 255)))
+        mate = send_whole_request(service, make_clip("green"))
+        decoded = {"stage": "decode", "model": "lrcn"}
+        wait_for(lambda: service.metric("har_stage_duration_seconds_count", **decoded) == 3)
+        gate.open()
+        for connection, status in ((running, 200), (white, 500), (mate, 200)):
+            with connection:
+                answer = service.read_answer(connection)
+            assert answer[0] == status
+            assert "null" not in json.dumps(answer[2])
+            assert status == 200 or answer[2]["code"] == "model_output_invalid"
+        assert service.metric("har_failures_total", reason="model_output_invalid") == 1
+        assert service.metric("har_batch_size_sum", model="lrcn") == 3
+        assert service.metric("har_batch_size_count", model="lrcn") == 2
+
+
 # --- clients that leave, and too many of them -----------------------------------------------------
 
 

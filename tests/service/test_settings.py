@@ -103,6 +103,20 @@ def test_values_at_odds_with_each_other_are_refused_naming_both(
         load_settings()
 
 
+def test_batch_buckets_are_ascending_sizes_up_to_the_largest_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HAR_BATCH_BUCKETS", "1, 4,8")
+    assert load_settings().batch_buckets == (1, 4, 8)
+    for text in ("8,4", "1,4", "0,8", "4,4,8", "1,16"):
+        monkeypatch.setenv("HAR_BATCH_BUCKETS", text)
+        with pytest.raises(SettingsError, match=r"HAR_BATCH_BUCKETS .*HAR_MAX_BATCH_SIZE \(8\)"):
+            load_settings()
+    monkeypatch.setenv("HAR_BATCH_BUCKETS", "1,two")
+    with pytest.raises(SettingsError, match="HAR_BATCH_BUCKETS=two: "):
+        load_settings()
+
+
 KEYS = "correct-horse-battery", "staple-0123456789"
 
 
