@@ -11,6 +11,7 @@ from service.access import Access
 from service.descriptions import complete_document, describe_app
 from service.errors import install_error_handlers
 from service.middleware import RequestMiddleware
+from service.page import page_router
 from service.reference import reference_router
 from service.reload import reload_router
 from service.routes import router
@@ -56,6 +57,7 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
     install_error_handlers(app)
     app.include_router(router)
     app.include_router(reload_router)
+    app.include_router(page_router)
     app.include_router(reference_router)
     complete_document(app)
     return app

@@ -23,7 +23,7 @@ MAX_PARTS: Final = 8
 MAX_PART_HEADER_BYTES: Final = 16 * 1024
 MAX_PART_HEADERS: Final = 8
 
-_QUERY_PARAMETERS = (b"model", b"top_k", b"version")
+_QUERY_PARAMETERS = (b"model", b"top_k", b"version", b"frames")
 
 
 class FileFormParser:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from clip import ClipInfo, ModelManifest
-from service.batching import MicroBatcher
+from service.batching import Frames, MicroBatcher
 from service.deadline import Deadline
 from service.decoding import DecodePool
 from service.errors import GpuLostError
@@ -32,6 +32,7 @@ class Prediction:
         manifest: of the model.
         probabilities: one for each of manifest.classes, in that order.
         clip: what was found in the file and which frames were taken.
+        frames: these frames as the model got them, uint8 (frames, height, width, 3), RGB.
         decode_s: seconds for decoding, the wait for a free decoder included.
         queue_s: seconds in the model's queue.
         infer_s: seconds of the run that the clip was in.
@@ -40,6 +41,7 @@ class Prediction:
     manifest: ModelManifest
     probabilities: tuple[float, ...]
     clip: ClipInfo
+    frames: Frames
     decode_s: float
     queue_s: float
     infer_s: float
@@ -173,6 +175,7 @@ class Pipeline:
             manifest=manifest,
             probabilities=tuple(answer.probabilities.tolist()),
             clip=sampled.info,
+            frames=sampled.frames,
             decode_s=decode_s,
             queue_s=answer.queue_s,
             infer_s=answer.infer_s,

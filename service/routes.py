@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.datastructures import QueryParams
@@ -14,12 +15,14 @@ from service.deadline import Deadline
 from service.descriptions import PREDICT_BODY, document_problems
 from service.disconnect import read_chunks, run_unless_gone
 from service.errors import InvalidParameterError, UnknownModelError
+from service.framesheet import encode_sheet, fits_sheet
 from service.inference import OnnxModel
 from service.pipeline import Prediction
 from service.registry import ModelRegistry
 from service.runtime import Runtime
 from service.schemas import (
     ClipReport,
+    FrameSheet,
     HealthReport,
     ModelReport,
     ModelsReport,
@@ -31,7 +34,7 @@ from service.upload import check_headers, hold_to_pace, receive_upload
 router = APIRouter()
 
 MAX_TOP_K = 1000
-_PREDICT_PARAMETERS = ("model", "version", "top_k")
+_PREDICT_PARAMETERS = ("model", "version", "top_k", "frames")
 
 
 async def get_runtime(request: Request) -> Runtime:
@@ -52,10 +55,12 @@ RuntimeDependency = Annotated[Runtime, Depends(get_runtime)]
     responses=document_problems("/predict"),
     dependencies=[Depends(require_key)],
     openapi_extra={"requestBody": PREDICT_BODY},
+    response_model_exclude_none=True,
 )
 async def predict(
     request: Request,
     runtime: RuntimeDependency,
+    *,
     model: Annotated[
         str | None,
         Query(description="A name from /models; without it the default one.", examples=["lrcn"]),
@@ -67,6 +72,10 @@ async def predict(
     top_k: Annotated[
         int | None,
         Query(ge=1, le=MAX_TOP_K, description="How many classes to return; without it all."),
+    ] = None,
+    frames: Annotated[
+        Literal["png"] | None,
+        Query(description="Return the frames that the model was given, too, as this."),
     ] = None,
 ) -> PredictionReport:
     """Send the video as the field `file` of a form, or as the body itself.
@@ -81,6 +90,8 @@ async def predict(
     chosen = _choose_model(registry, model, version, request.query_params)
     context.model = chosen.manifest.name
     _check_parameters(request.query_params)
+    if frames and not fits_sheet(chosen.manifest.clip_spec):
+        raise InvalidParameterError("This model's frames are too large to be sent back.")
     body_format = check_headers(request.headers, max_upload_bytes=settings.max_upload_bytes)
     deadline = Deadline.after(settings.request_timeout_s, since_s=context.started_s)
     in_line = runtime.admission.admit(deadline, line=context.model)
@@ -106,11 +117,12 @@ async def predict(
                     upload.file, chosen, deadline, on_stage=context.note_stage
                 ),
             )
+        sheet = await _draw_frames(prediction) if frames else None
     total_s = context.elapsed_s()
     context.note_stage("total", total_s)
     runtime.metrics.observe_stage("receive", context.model, receive_s)
     runtime.metrics.observe_stage("total", context.model, total_s)
-    return _report_prediction(prediction, top_k, receive_s=receive_s, total_s=total_s)
+    return _report_prediction(prediction, top_k, sheet, receive_s=receive_s, total_s=total_s)
 
 
 @router.get(
@@ -137,6 +149,7 @@ async def list_models(runtime: RuntimeDependency) -> ModelsReport:
                 clip_spec=model.manifest.clip_spec.to_dict(),
                 provider=model.provider,
                 sha256=model.manifest.sha256,
+                shows_frames=fits_sheet(model.manifest.clip_spec),
                 metrics=dict(model.manifest.metrics),
             )
             for model in registry.newest()
@@ -205,28 +218,28 @@ def _check_parameters(query: QueryParams) -> None:
         )
 
 
+async def _draw_frames(prediction: Prediction) -> FrameSheet:
+    png = await asyncio.to_thread(encode_sheet, prediction.frames)
+    return FrameSheet.of(png, prediction.manifest.clip_spec)
+
+
 def _report_prediction(
-    prediction: Prediction, top_k: int | None, *, receive_s: float, total_s: float
+    prediction: Prediction,
+    top_k: int | None,
+    sheet: FrameSheet | None,
+    *,
+    receive_s: float,
+    total_s: float,
 ) -> PredictionReport:
     ranked = prediction.ranked()
     label, probability = ranked[0]
-    clip = prediction.clip
     return PredictionReport(
         model=prediction.manifest.name,
         version=prediction.manifest.version,
         label=label,
         probability=probability,
         probabilities=dict(ranked[:top_k]),
-        clip=ClipReport(
-            container=clip.container,
-            codec=clip.codec,
-            width=clip.width,
-            height=clip.height,
-            duration_s=clip.duration_s,
-            frames_found=clip.frames_found,
-            frames_sampled=len(clip.timestamps_s),
-            timestamps_s=list(clip.timestamps_s),
-        ),
+        clip=ClipReport.of(prediction.clip),
         timings_ms=Timings(
             receive=_milliseconds(receive_s),
             decode=_milliseconds(prediction.decode_s),
@@ -234,6 +247,7 @@ def _report_prediction(
             infer=_milliseconds(prediction.infer_s),
             total=_milliseconds(total_s),
         ),
+        frames=sheet,
     )
 
 

@@ -5,9 +5,12 @@ Numbers are FiniteFloat: pydantic would write a NaN as null, with status 200.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import base64
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from clip import ClipInfo, ClipSpec
 
 Probability = Annotated[FiniteFloat, Field(ge=0, le=1.001)]
 Milliseconds = Annotated[FiniteFloat, Field(ge=0)]
@@ -30,6 +33,46 @@ class ClipReport(_Schema):
     timestamps_s: list[FiniteFloat] = Field(
         description="When the sampled frames come on screen, in seconds after the first frame."
     )
+
+    @classmethod
+    def of(cls, info: ClipInfo) -> Self:
+        """The report of what clip found."""
+        return cls(
+            container=info.container,
+            codec=info.codec,
+            width=info.width,
+            height=info.height,
+            duration_s=info.duration_s,
+            frames_found=info.frames_found,
+            frames_sampled=len(info.timestamps_s),
+            timestamps_s=list(info.timestamps_s),
+        )
+
+
+class FrameSheet(_Schema):
+    """The sampled frames as the model got them: a PNG of them one below another, the first on top.
+
+    Nothing is lost: the picture's rows are the model's input, (count, height, width, RGB).
+    """
+
+    media_type: Literal["image/png"] = "image/png"
+    count: int = Field(description="Frames in the picture.", examples=[20])
+    width: int = Field(description="Pixels, of a frame and of the picture.", examples=[64])
+    height: int = Field(description="Pixels, of one frame.", examples=[64])
+    data: str = Field(
+        description="The picture, in base64.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
+
+    @classmethod
+    def of(cls, png: bytes, spec: ClipSpec) -> Self:
+        """The report of encode_sheet()'s picture of frames of this spec."""
+        return cls(
+            count=spec.frames,
+            width=spec.width,
+            height=spec.height,
+            data=base64.b64encode(png).decode("ascii"),
+        )
 
 
 class Timings(_Schema):
@@ -55,6 +98,9 @@ class PredictionReport(_Schema):
     )
     clip: ClipReport
     timings_ms: Timings
+    frames: FrameSheet | None = Field(
+        default=None, description="Only there if `frames=png` asked for it."
+    )
 
 
 class ModelReport(_Schema):
@@ -75,6 +121,9 @@ class ModelReport(_Schema):
         examples=["CPUExecutionProvider"],
     )
     sha256: str = Field(description="Of model.onnx.")
+    shows_frames: bool = Field(
+        description="Whether /predict takes `frames=png`: larger input than 4 MiB is not sent back."
+    )
     metrics: dict[str, Any] = Field(
         description="Figures measured when the model was made, per split."
     )
