@@ -1,6 +1,7 @@
 """Online service for human activity recognition: a video file in, class probabilities out.
 
     python -m service            # serves on HAR_HOST:HAR_PORT, 127.0.0.1:8000 unless told otherwise
+    python -m service.classify clip.mp4      # the same pipeline without a server
 
 A request passes through the modules in this order: context, routes, admission, upload, pipeline,
 decoding, batching, inference. `service.app.create_app` puts them together.

@@ -9,11 +9,11 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from service.errors import KINDS, MEDIA_TYPE, TYPE_PREFIX, ProblemKind
-from service.multipart import FILE_FIELD
+from service.multipart import FILE_FIELD, MAX_PARTS
 from service.schemas import ProblemReport
 from service.version import find_version
 
-_BINARY = {"type": "string", "format": "binary"}
+_BINARY = {"type": "string", "format": "binary", "minLength": 1}
 
 PREDICT_BODY: Final[dict[str, Any]] = {
     "required": True,
@@ -24,6 +24,9 @@ PREDICT_BODY: Final[dict[str, Any]] = {
                 "type": "object",
                 "required": [FILE_FIELD],
                 "properties": {FILE_FIELD: _BINARY},
+                # Whatever else a browser's form holds is not looked at.
+                "additionalProperties": {"type": "string"},
+                "maxProperties": MAX_PARTS,
             }
         },
         "video/*": {"schema": _BINARY},
