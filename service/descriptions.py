@@ -34,6 +34,15 @@ PREDICT_BODY: Final[dict[str, Any]] = {
     },
 }
 
+_RETRY_AFTER: Final = {
+    "Retry-After": {"description": "Seconds.", "schema": {"type": "string", "pattern": "^[0-9]+$"}}
+}
+_HEADERS_BY_STATUS: Final[Mapping[int, dict[str, Any]]] = {
+    401: {"WWW-Authenticate": {"description": "RFC 9110.", "schema": {"type": "string"}}},
+    405: {"Allow": {"description": "The methods there are.", "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
 # The router's own: an address or method that is not in the document cannot be documented in it.
 _OUTSIDE_CODES = frozenset({"not_found", "method_not_allowed"})
 _RELOAD_CODES = frozenset({"reload_disabled", "reload_refused"})
@@ -64,21 +73,31 @@ def describe_app() -> dict[str, Any]:
     return {
         "title": "Human activity recognition",
         "summary": "A video file in, the probabilities of its activity classes out.",
+        "description": "Every answer that is no success is a problem (RFC 9457), those to other "
+        "addresses (404) and methods (405) included: see components/responses.",
         "version": find_version(),
         "generate_unique_id_function": lambda route: route.name,
     }
 
 
 def complete_document(app: FastAPI) -> None:
-    """Add to the app's OpenAPI document the schema that document_problems() refers to."""
-    app.openapi()["components"]["schemas"][ProblemReport.__name__] = (
-        ProblemReport.model_json_schema()
-    )
+    """Add to the app's OpenAPI document what belongs to no single endpoint.
+
+    That is the schema that document_problems() refers to, and the problems of addresses and methods
+    that are not in the document.
+    """
+    components = app.openapi()["components"]
+    components["schemas"][ProblemReport.__name__] = ProblemReport.model_json_schema()
+    components["responses"] = {
+        code: _document_status([KINDS[code]]) for code in sorted(_OUTSIDE_CODES)
+    }
 
 
 def _document_status(kinds: list[ProblemKind]) -> dict[str, Any]:
+    headers = _HEADERS_BY_STATUS.get(kinds[0].status)
     return {
         "description": "; ".join(kind.title for kind in kinds),
+        **({"headers": headers} if headers else {}),
         "content": {
             MEDIA_TYPE: {
                 "schema": {"$ref": f"#/components/schemas/{ProblemReport.__name__}"},

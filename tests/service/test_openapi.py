@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from service.app import create_app
 from service.errors import KINDS
 from service.openapi import render_document
+from service.schemas import ProblemReport
 from service.settings import Settings
 
 CHECKED_IN = Path(__file__).parents[2] / "openapi.yaml"
@@ -45,6 +47,34 @@ def test_every_problem_is_documented_with_an_example_under_its_status(document) 
     outside = {"bad_request", "not_found", "method_not_allowed"}
     outside |= {"reload_disabled", "reload_refused"}
     assert documented == {code: kind.status for code, kind in KINDS.items() if code not in outside}
+
+
+def find_examples(node) -> Iterator[dict]:
+    """The bodies of all examples of problems, wherever in the document."""
+    if isinstance(node, dict):
+        for example in node.get("application/problem+json", {}).get("examples", {}).values():
+            yield example["value"]
+        for child in node.values():
+            yield from find_examples(child)
+
+
+def test_every_problem_there_is_has_an_example(document) -> None:
+    examples = list(find_examples(document))
+    assert {example["code"]: (example["status"], example["title"]) for example in examples} == {
+        code: (kind.status, kind.title) for code, kind in KINDS.items()
+    }
+    for example in examples:
+        ProblemReport.model_validate(example)
+
+
+def test_headers_that_an_answer_carries_are_documented(document, service, expect_problem) -> None:
+    allowed = document["components"]["responses"]["method_not_allowed"]["headers"]
+    problem = service.client.get("/predict")
+    expect_problem(problem, 405, "method_not_allowed")
+    assert {name.lower() for name in allowed} <= set(problem.headers)
+    answers = document["paths"]["/predict"]["post"]["responses"]
+    assert set(answers["401"]["headers"]) == {"WWW-Authenticate"}
+    assert set(answers["429"]["headers"]) == set(answers["503"]["headers"]) == {"Retry-After"}
 
 
 def test_every_reference_in_the_document_leads_somewhere(document) -> None:
