@@ -40,6 +40,7 @@ function show(next) {
   for (const id of ALL_PARTS) $(id).hidden = !PARTS[next].includes(id);
   $("again").hidden = next === "working";
   $("another").hidden = next === "working";
+  $("model").disabled = next === "working" || !models.length;
 }
 
 function announce(words) {
@@ -60,7 +61,7 @@ async function loadModels() {
     ...models.map(({ name, version }) => new Option(`${name} ${version}`, name)),
   );
   $("model").value = (models.find((model) => model.default) ?? models[0]).name;
-  $("model").disabled = false;
+  $("model").disabled = state === "working";
   $("choose").disabled = false;
   $("open-camera").disabled = findCameraObstacle() !== "";
   $("start-words").textContent = [`Up to ${bytes(maxUploadBytes)}.`, findCameraObstacle()]
@@ -233,15 +234,25 @@ $("preview").addEventListener("error", () => {
 // --- the camera ---
 
 $("open-camera").addEventListener("click", async () => {
+  let opened;
+  $("open-camera").disabled = true; // a second click would open it twice
   try {
-    stream = await openCamera();
+    opened = await openCamera();
   } catch (error) {
     $("start-words").textContent =
       error.name === "NotAllowedError"
         ? "The camera may not be used: this page was not given leave."
         : "The camera cannot be opened.";
     return;
+  } finally {
+    $("open-camera").disabled = false;
   }
+  if (state !== "start") {
+    // A video was dropped while the browser asked for leave.
+    closeCamera(opened);
+    return;
+  }
+  stream = opened;
   $("viewfinder").srcObject = stream;
   $("viewfinder").play();
   $("record").textContent = "Record";

@@ -311,6 +311,19 @@ def test_a_recording_from_the_camera_is_classified(service, visit) -> None:
         expect(page.locator("#clip-name")).to_contain_text("recording.webm")
 
 
+def test_a_camera_that_is_not_allowed_is_told_in_words(service, visit) -> None:
+    with visit(service) as page:
+        page.evaluate(
+            """() => {
+                const refuse = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+                navigator.mediaDevices.getUserMedia = refuse;
+            }"""
+        )
+        page.get_by_role("button", name="Record from the camera").click()
+        expect(page.get_by_text("this page was not given leave")).to_be_visible()
+        expect(page.get_by_role("button", name="Record from the camera")).to_be_enabled()
+
+
 def test_a_closed_camera_is_off_and_nothing_is_sent(service, visit) -> None:
     sent: list[str] = []
     with visit(service, permissions=["camera"]) as page:
