@@ -57,7 +57,7 @@ def create_app(settings: Settings, collaborators: Collaborators = _DEFAULTS) -> 
     install_error_handlers(app)
     app.include_router(router)
     app.include_router(reload_router)
-    app.include_router(page_router)
     app.include_router(reference_router)
+    app.include_router(page_router)
     complete_document(app)
     return app
