@@ -56,7 +56,6 @@ SPLITS = {
         "Clips cut from the same footage are on both sides: the figures are too good for new "
         "footage and serve to compare with the paper."
     ),
-    "file": "The parts are those of a given table.",
 }
 #: Why the same network has another figure under the other protocol: (this card's split, the other).
 GAPS = {
