@@ -113,6 +113,7 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-augment", action="store_true", help="train on the clips as they are")
     group.add_argument(
         "--jitter",
+        metavar="K",
         type=int,
         default=defaults.jitter,
         help="candidate frames for each sampled one, odd; 1 is no jitter",
@@ -127,18 +128,24 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--least-crop",
+        metavar="SHARE",
         type=float,
         default=defaults.least_crop,
         help="least share of height and width that a crop leaves; 1 is no crop",
     )
     group.add_argument(
         "--brightness",
+        metavar="LEVELS",
         type=float,
         default=defaults.brightness,
         help="most that is added or taken away, in grey levels of 255",
     )
     group.add_argument(
-        "--contrast", type=float, default=defaults.contrast, help="most change, as a share of 1"
+        "--contrast",
+        metavar="SHARE",
+        type=float,
+        default=defaults.contrast,
+        help="most change, as a share of 1",
     )
 
 

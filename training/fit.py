@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 from clip import ClipSpec, ManifestError
+from training.arguments import HelpFormatter
 from training.augment import add_augmentation_arguments, mirror_sensitive, read_augmentation
 from training.batches import ClipBatches, FollowEpochs
 from training.cache import StoredClips, check_clips, decode_clips, load_clips
@@ -72,22 +73,36 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training.fit",
         description="Train a network on a folder of class folders, measure, export and publish it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     data = parser.add_argument_group("data")
-    data.add_argument("--data", type=Path, required=True, help="folder of class folders")
-    data.add_argument("--dataset", help="the data set's name for the model card (default: folder)")
+    data.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of class folders"
+    )
+    data.add_argument(
+        "--dataset", metavar="NAME", help="the data set's name for the model card (default: folder)"
+    )
     data.add_argument(
         "--classes",
         nargs="+",
+        metavar="CLASS",
         help="class folders to take, in output order (default: the ten of training.data where all "
         "are there, else every folder)",
     )
-    data.add_argument("--groups", type=Path, help="TSV with the columns path and source_group")
+    data.add_argument(
+        "--groups", type=Path, metavar="FILE", help="TSV with the columns path and source_group"
+    )
     data.add_argument("--split", choices=sorted(PROTOCOLS), default="group", help="protocol")
-    data.add_argument("--split-file", type=Path, help="TSV with the columns path and part")
+    data.add_argument(
+        "--split-file",
+        type=Path,
+        metavar="FILE",
+        help="for --split file: TSV with the columns path and part",
+    )
     data.add_argument("--skip-bad", action="store_true", help="go on without unusable files")
-    data.add_argument("--cache", type=Path, help="decoded clips (default: cache/ beside --out)")
+    data.add_argument(
+        "--cache", type=Path, metavar="DIR", help="decoded clips (default: cache/ beside --out)"
+    )
     network = parser.add_argument_group("network")
     network.add_argument("--model", choices=sorted(MODELS), required=True, help="architecture")
     network.add_argument("--frames", type=int, default=20, help="frames a clip")

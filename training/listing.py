@@ -135,8 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="List a folder of class folders: classes, clips, groups, durations, bad files.",
     )
     parser.add_argument("folder", type=Path, help="folder of class folders")
-    parser.add_argument("--classes", nargs="+", help="class folders to list (default: as in fit)")
-    parser.add_argument("--groups", type=Path, help="TSV with the columns path and source_group")
+    parser.add_argument(
+        "--classes", nargs="+", metavar="CLASS", help="class folders to list (default: as in fit)"
+    )
+    parser.add_argument(
+        "--groups", type=Path, metavar="FILE", help="TSV with the columns path and source_group"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
     try:

@@ -47,3 +47,12 @@ def test_every_option_for_data_and_augmentation_is_documented(capsys):
         named = set(re.findall(r"^  (--[a-z][a-z0-9-]+)", group, re.MULTILINE))
         assert len(named) > 5
         assert named - set(re.findall(r"--[a-z][a-z0-9-]+", PAGE)) == set()
+
+
+def test_help_tells_defaults_where_there_are_some(capsys):
+    for command in COMMANDS.values():
+        with pytest.raises(SystemExit):
+            command(["--help"])
+        text = capsys.readouterr().out
+        assert not re.search(r"default:\s+(None|False|\[\])", text)
+        assert "(default" in text or command is not training.fit.main
