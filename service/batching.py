@@ -124,7 +124,7 @@ class MicroBatcher:
             GpuLostError: the GPU is gone, and with it every clip.
         """
         if self._lost is not None:
-            raise GpuLostError(self._lost.reason)
+            raise GpuLostError(reason=self._lost.reason)
         if self._closing:
             raise StoppingError("The service is stopping.")
         if len(self._queue) >= self._max_queued:
@@ -217,7 +217,7 @@ class MicroBatcher:
         except GpuLostError as error:
             logger.critical("%s: %s", self._name, error.reason)
             # An exception object belongs to one future: its traceback grows where it is raised.
-            return [GpuLostError(error.reason) for _ in batch]
+            return [GpuLostError(reason=error.reason) for _ in batch]
         except GpuMemoryError:
             logger.warning("%s: no GPU memory for a batch of %d", self._name, size)
             if size == 1:

@@ -229,11 +229,13 @@ class GpuMemoryError(ServiceError):
 
     code = "gpu_out_of_memory"
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The GPU has no memory for this clip now: try again later.",
-            headers={"Retry-After": "1"},
-        )
+    def __init__(
+        self,
+        detail: str = "The GPU has no memory for this clip now: try again later.",
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, headers=headers or {"Retry-After": "1"})
 
 
 class NotReadyError(ServiceError):
@@ -245,11 +247,14 @@ class NotReadyError(ServiceError):
 class GpuLostError(NotReadyError):
     """The GPU failed for good; `reason` is for whoever runs the service, whose process ends."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(
-            "The GPU has failed: the service ends, to be started anew.",
-            headers={"Retry-After": "5"},
-        )
+    def __init__(
+        self,
+        detail: str = "The GPU has failed: the service ends, to be started anew.",
+        *,
+        headers: Mapping[str, str] | None = None,
+        reason: str = "",
+    ) -> None:
+        super().__init__(detail, headers=headers or {"Retry-After": "5"})
         self.reason = reason
 
 

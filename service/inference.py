@@ -146,12 +146,12 @@ class OnnxModel:
     def _raise_cuda_failure(self, error: Exception, clips: int) -> None:
         failure = classify_failure(str(error))
         if failure is CudaFailure.LOST:
-            raise GpuLostError(f"CUDA has failed: {_first_line(error)}") from error
+            raise GpuLostError(reason=f"CUDA has failed: {_first_line(error)}") from error
         if failure is CudaFailure.OUT_OF_MEMORY:
             self._memory_failures += clips == 1
             if self._memory_failures >= _MAX_MEMORY_FAILURES:
                 raise GpuLostError(
-                    f"no GPU memory for {self._memory_failures} clips in a row: "
+                    reason=f"no GPU memory for {self._memory_failures} clips in a row: "
                     f"{_first_line(error)}"
                 ) from error
             raise GpuMemoryError from error

@@ -316,7 +316,7 @@ def test_f68_a_lost_gpu_fails_everyone_and_is_reported_once(run_async, gate) -> 
     class LostGpu(ScriptedModel):
         def run(self, clips: Clips) -> Sequence[Outcome]:
             super().run(clips)
-            raise GpuLostError("CUDA failure 700")
+            raise GpuLostError(reason="CUDA failure 700")
 
     model = LostGpu(gate)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
 import signal
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -148,6 +150,17 @@ def test_the_metrics_name_what_serves_after_a_reload(locked, models, publish_mod
     assert len(infos) == 1
     assert 'version="2"' in infos[0]
     assert 'har_stage_duration_seconds_count{model="lrcn",stage="decode"}' in text
+
+
+def test_a_model_that_is_gone_leaves_its_memory(
+    locked, models, publish_model, red_clip, wait_for
+) -> None:
+    locked.predict(red_clip)
+    removed = weakref.ref(locked.runtime.registry.get("lrcn", 1))
+    shutil.rmtree(models / "lrcn" / "1")
+    publish_model(models, "lrcn", 2)
+    reload(locked)
+    wait_for(lambda: gc.collect() >= 0 and removed() is None)
 
 
 def test_no_request_fails_while_models_come_and_go(
