@@ -141,6 +141,27 @@ def test_f63_a_removed_model_answers_the_requests_that_have_it_and_then_goes(
     wait_for(lambda: threading.active_count() <= threads)
 
 
+def test_f63_a_clip_that_is_decoded_for_a_model_while_it_is_removed_is_classified_by_it(
+    start_service, models, publish_model, gated_decoders, gate, red_clip, wait_for
+) -> None:
+    publish_model(models, "going", 1)
+    answers: list[httpx.Response] = []
+    with start_service(gated_decoders, models_dir=models, api_keys=KEY) as service:
+        service.client.headers.update(HEADERS)
+        early = threading.Thread(
+            target=lambda: answers.append(service.predict(red_clip, model="going"))
+        )
+        early.start()
+        wait_for(lambda: gate.arrived == 1)
+        shutil.rmtree(models / "going")
+        assert reload(service)["removed"] == ["going/1"]
+        gate.open()
+        early.join(20)
+        body = answers[0].json()
+        assert (body["model"], body["label"]) == ("going", "red")
+        wait_for(lambda: "infer-going-1_0" not in {one.name for one in threading.enumerate()})
+
+
 def test_the_metrics_name_what_serves_after_a_reload(locked, models, publish_model) -> None:
     shutil.rmtree(models / "lrcn" / "1")
     publish_model(models, "lrcn", 2)
