@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from service.errors import KINDS, MEDIA_TYPE, OutOfConnectionsError, problem_body
 
 #: Of a body in chunks of six bytes that is some 5 ms of parsing.
-_READ_BYTES: Final = 4096
+_READ_BYTES: Final = 8 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _LINGER_S = 1.0
 #: A client that connects has its first request ready.

@@ -459,8 +459,9 @@ def expect_unharmed(service: LiveService, clip: bytes) -> Iterator[None]:
     """Whatever is done to it, the service then answers a clip as before, and nothing is left."""
 
     def count_threads() -> int:
-        # The event loop's own pool for blocking calls grows as it likes, up to a limit.
-        return sum(not thread.name.startswith("asyncio_") for thread in threading.enumerate())
+        # asyncio's and AnyIO's pools for blocking calls grow as they like, up to a limit.
+        pools = ("asyncio_", "AnyIO ")
+        return sum(not thread.name.startswith(pools) for thread in threading.enumerate())
 
     before = service.predict(clip).json()
     open_files, threads = service.open_files(), count_threads()

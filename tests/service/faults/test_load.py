@@ -7,6 +7,7 @@ import threading
 import time
 
 import httpx
+import pytest
 
 from tests.service.wire import request_head
 
@@ -150,3 +151,19 @@ def test_f72_nothing_that_the_service_does_blocks_the_event_loop(
         loop.call_soon_threadsafe(time.sleep, 0.6)
         service.settle()
         assert slow()
+
+
+@pytest.mark.parametrize("jump_s", [-1e6, 1e6])
+def test_f70_a_clock_that_jumps_amid_a_request_changes_no_deadline(
+    start_service, gated_decoders, gate, red_clip, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    now = time.time
+    with start_service(gated_decoders) as service, service.connect() as connection:
+        connection.sendall(whole_request(red_clip))
+        gate.await_arrivals(1)
+        monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+        gate.open()
+        status, _, body = service.read_answer(connection)
+        assert (status, body["label"]) == (200, "red")
+        assert 0 < body["timings_ms"]["total"] < 60_000
+        assert service.predict(red_clip).status_code == 200
