@@ -184,7 +184,8 @@ class _Video:
             check_deadline(self.deadline)
             try:
                 packet = next(demuxed)
-            except (StopIteration, av.FFmpegError):
+            # IndexError: PyAV's, after the last packet, of a stream that was not there at the first.
+            except (StopIteration, av.FFmpegError, IndexError):
                 return packets
             seen += 1
             stream_bytes += packet.size

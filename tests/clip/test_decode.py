@@ -210,6 +210,25 @@ def test_damage_after_a_change_of_parameters_gives_the_frames_of_a_sequential_de
     assert {picture.tobytes() for picture in sampled.frames} <= pictures
 
 
+def test_streams_that_begin_in_the_middle_change_nothing(tmp_path):
+    # Two programmes in one transport stream: the second is sound in several languages.
+    first = Drawing(".ts", frames=30).write(tmp_path / "first")
+    wanted = read_clip(first)
+    path = tmp_path / "second.ts"
+    programme = {"mpegts_service_id": "2", "mpegts_start_pid": "512", "tables_version": "1"}
+    programme |= {"mpegts_pmt_start_pid": "4352"}
+    with av.open(str(path), "w", container_options=programme) as output:
+        streams = [output.add_stream("aac", rate=44100) for _ in range(7)]
+        for stream in streams:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            frame.rate = 44100
+            output.mux([*stream.encode(frame), *stream.encode(None)])
+    first.write_bytes(first.read_bytes() + path.read_bytes())
+    sampled = sample_clip(first)
+    assert sampled.info.frames_found == 30
+    np.testing.assert_array_equal(sampled.frames, wanted)
+
+
 def test_f28_a_clip_without_its_index_is_refused(tmp_path):
     path = Drawing().write(tmp_path / "clip")
     whole = path.read_bytes()
