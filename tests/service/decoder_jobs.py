@@ -19,6 +19,7 @@ from service.decoder_protocol import encode_error, encode_info
 
 #: An empty box, as an MP4 file may begin.
 VIDEO_BEGINNING = b"\0\0\0\x08free"
+_leaked: list[bytes] = []
 _LIE = ClipInfo("mp4", "h264", 1, 1, 0.0, 1, (0.0,) * 20)
 
 
@@ -35,6 +36,8 @@ def misbehave(file: BinaryIO, spec: ClipSpec, limits: Limits) -> SampledClip:
                 pass
         case b"eat":
             return [bytearray(2**20) for _ in range(2**14)]  # type: ignore[return-value]
+        case b"leak":
+            _leaked.append(b"\1" * 2**20)
         case b"exit":
             sys.exit(3)
         case b"lie":
