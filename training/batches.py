@@ -78,6 +78,10 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         """Keras calls this after each epoch: the next one has another order and other changes."""
         self.go_to_epoch(self._epoch + 1)
 
+    def places(self, batch: int) -> npt.NDArray[np.intp]:
+        """Which clips a batch of the current epoch holds, as their places in `clips`."""
+        return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+
     def _shuffled(self) -> npt.NDArray[np.intp]:
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))
 

@@ -64,7 +64,7 @@ def build_convlstm(
     x = layers.Flatten()(x)
     x = layers.Dense(128, activation="relu")(x)
     x = layers.Dropout(dropout)(x)
-    outputs = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
+    outputs = _probabilities(num_classes)(x)
     return keras.Model(inputs, outputs, name="convlstm")
 
 
@@ -91,7 +91,7 @@ def build_lrcn(
     x = FrameWise(layers.Flatten())(x)
     x = UnrolledLSTM(64)(x)
     x = layers.Dropout(dropout)(x)
-    outputs = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
+    outputs = _probabilities(num_classes)(x)
     return keras.Model(inputs, outputs, name="lrcn")
 
 
@@ -122,6 +122,11 @@ def build_lrcn_efficientnet(
     x = layers.Dropout(dropout)(x)
     outputs = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
     return keras.Model(inputs, outputs, name="lrcn-efficientnet")
+
+
+def _probabilities(num_classes: int) -> keras.layers.Layer:
+    # float32 also where the rest computes in 16 bits: a softmax needs the digits.
+    return layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")
 
 
 def _clip_input(num_classes: int, frames: int, height: int, width: int) -> keras.KerasTensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,13 @@ from typing import Any
 import keras
 
 import training.layers  # noqa: F401  its classes register themselves with Keras
+from training.checkpoints import write_whole
 from training.data import DataError
+from training.locking import LOCK_FILE
 from training.splits import Split
 
+CONFIG_FILE = "config.json"
+SPLIT_FILE = "split.tsv"
 MODEL_FILE = "model.keras"
 
 
@@ -52,8 +58,24 @@ class RunDirectory:
             DataError: it exists and is not empty.
         """
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise DataError(f"{path} already holds a run: choose another --out")
+        if any(file.name != LOCK_FILE for file in path.iterdir()):
+            raise DataError(
+                f"{path} already holds a run: choose another --out, or go on with it by --resume"
+            )
+        return cls(path)
+
+    @classmethod
+    def resume(cls, path: Path) -> RunDirectory:
+        """Take up the directory of a run that may be unfinished, or not yet begun.
+
+        Raises:
+            DataError: it holds something else.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        for part in path.glob("part.*"):
+            part.unlink()
+        if not (path / CONFIG_FILE).is_file():
+            return cls.create(path)
         return cls(path)
 
     @classmethod
@@ -77,30 +99,68 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file under its name at once."""
-        part = self.path / f"part.{name}"
-        part.write_text(text)
-        part.replace(self.path / name)
+        write_whole(self.path / name, lambda file: file.write(text.encode()))
+
+    def fix_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json, or hold a resumed run to the one that is there.
+
+        Another commit of the code is no other run; the file keeps the one that it began with.
+
+        Raises:
+            DataError: the run was begun with another configuration; the message shows both.
+        """
+        now = json.loads(json.dumps(config))
+        if not (self.path / CONFIG_FILE).exists():
+            self.write_json(CONFIG_FILE, now)
+            return
+        begun = self.read_json(CONFIG_FILE)
+        now["git_commit"] = begun.get("git_commit")
+        self._refuse_difference(CONFIG_FILE, json.dumps(begun, indent=2), json.dumps(now, indent=2))
+
+    def _refuse_difference(self, name: str, begun: str, now: str) -> None:
+        if begun != now:
+            lines = difflib.unified_diff(
+                begun.splitlines(), now.splitlines(), "begun with", "now", lineterm="", n=0
+            )
+            raise DataError(
+                f"{self.path} cannot be resumed, its {name} would be another:\n" + "\n".join(lines)
+            )
 
     def write_split(self, split: Split) -> None:
-        """Write split.tsv: which clip is in which part."""
+        """Write split.tsv, which clip is in which part, or hold a resumed run to the one there is.
+
+        Raises:
+            DataError: the run was begun with another split; the message shows what is different.
+        """
         rows = [
             f"{clip.path}\t{clip.label}\t{clip.group}\t{name}\n"
             for name, part in split.parts.items()
             for clip in part
         ]
-        self.write_text("split.tsv", "path\tclass\tgroup\tpart\n" + "".join(rows))
+        text = "path\tclass\tgroup\tpart\n" + "".join(rows)
+        if (self.path / SPLIT_FILE).exists():
+            self._refuse_difference(SPLIT_FILE, (self.path / SPLIT_FILE).read_text(), text)
+        else:
+            self.write_text(SPLIT_FILE, text)
 
     def read_split(self, part: str, column: str) -> list[str]:
         """One column (path, class or group) of the clips in one part of the split."""
-        with (self.path / "split.tsv").open(newline="") as file:
+        with (self.path / SPLIT_FILE).open(newline="") as file:
             rows = csv.DictReader(file, delimiter="\t")
             return [row[column] for row in rows if row["part"] == part]
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""
         part = self.path / f"part.{MODEL_FILE}"
-        model.save(part)
-        part.replace(self.path / MODEL_FILE)
+        try:
+            model.save(part)
+            part.replace(self.path / MODEL_FILE)
+        except OSError as error:
+            # HDF5 does not tell the path of the file that it could not write.
+            path = str(self.path / MODEL_FILE)
+            raise OSError(error.errno, error.strerror or str(error), path) from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def load_model(self) -> keras.Model:
         """Read the trained model, without its optimizer."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,9 +67,7 @@ def run_study(out: Path, frames: Sequence[int], options: Sequence[str]) -> list[
             print(f"{count} frames: finished before", flush=True)
             continue
         print(f"{count} frames: {path}", flush=True)
-        if (path / "config.json").exists():
-            shutil.rmtree(path)  # begun, and not finished
-        if fit.main([*options, "--frames", str(count), "--out", str(path)]):
+        if fit.main([*options, "--frames", str(count), "--out", str(path), "--resume"]):
             raise StudyError(
                 f"the run with {count} frames failed, see above; the same command goes on with it"
             )

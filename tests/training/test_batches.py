@@ -161,3 +161,10 @@ def test_clips_of_mirror_sensitive_classes_are_never_flipped():
             flipped[int(label)] += int(clip[0, 0, 0, 0] == 200)
     assert flipped[1] == 0
     assert 15 < flipped[0] < 45
+
+
+def test_places_tell_which_clips_are_in_a_batch():
+    batches = make_batches(count=10)
+    batches.go_to_epoch(4)
+    for index in range(len(batches)):
+        np.testing.assert_array_equal(batches[index][0][:, 0, 0, 0, 0], batches.places(index))

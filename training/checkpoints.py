@@ -1,0 +1,127 @@
+"""Checkpoints that survive `kill -9` and a full disk at any moment.
+
+    <folder>/epoch-00007.npz    arrays and a JSON record, one file
+    <folder>/LAST               the name of the newest whole one
+
+A checkpoint is a new file, flushed to the disk before LAST is renamed onto it: LAST leads to a
+whole checkpoint or does not exist. The one before is kept as well, for a disk that loses what it
+promised to have.
+
+NumPy alone: what the arrays mean is the business of training.loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from training.data import DataError
+
+POINTER = "LAST"
+KEPT = 2
+
+Arrays = Sequence[npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a training needs to go on after so many finished epochs.
+
+    Attributes:
+        epoch: finished epochs.
+        record: JSON values.
+        arrays: lists of arrays by name; none of Python objects.
+    """
+
+    epoch: int
+    record: Mapping[str, Any]
+    arrays: Mapping[str, Arrays]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, point LAST at it and remove the oldest ones.
+
+    Raises:
+        OSError: it could not be written, with its path; the ones before are as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = json.dumps({"epoch": checkpoint.epoch, **checkpoint.record})
+    flat = {
+        f"{name}/{place}": array
+        for name, arrays in checkpoint.arrays.items()
+        for place, array in enumerate(arrays)
+    }
+    name = f"epoch-{checkpoint.epoch:05}.npz"
+    write_whole(
+        folder / name,
+        lambda file: np.savez(file, allow_pickle=False, record=np.array(record), **flat),
+    )
+    write_whole(folder / POINTER, lambda file: file.write(name.encode()))
+    for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT]:
+        old.unlink()
+
+
+def read_last(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint; None if none was finished.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        path = folder / (folder / POINTER).read_text()
+    except FileNotFoundError:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            record = json.loads(str(file["record"]))
+            lists: dict[str, dict[int, npt.NDArray[Any]]] = {}
+            for key in file.files:
+                if key != "record":
+                    name, place = key.split("/")
+                    lists.setdefault(name, {})[int(place)] = file[key]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"the checkpoint {path} is damaged ({error}): write the name of an older one into "
+            f"{folder / POINTER}"
+        ) from error
+    arrays = {name: [places[i] for i in range(len(places))] for name, places in lists.items()}
+    return Checkpoint(record.pop("epoch"), record, arrays)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Make a file that holds everything that `write` writes, or leave what is there.
+
+    Raises:
+        OSError: with the path, which a write to an open file does not tell by itself.
+    """
+    part = path.with_name(f"part.{path.name}")
+    try:
+        try:
+            with part.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            _flush_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; Windows opens no folders, and needs this not."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

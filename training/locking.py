@@ -1,0 +1,48 @@
+"""One training a run directory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.data import DataError
+
+LOCK_FILE = "lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the directory of a run, which is made where there is none.
+
+    The lock is the kernel's and ends with the process, however that ends. The file is left behind.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a+") as file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise DataError(f"{folder} is in use: {holder} trains there") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()}\n")
+        file.flush()
+        yield
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,195 @@
+"""The command line of training.fit, and what of it fixes a run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.arguments import HelpFormatter
+from training.augment import add_augmentation_arguments
+from training.data import DataError
+from training.pace import MONITORS, SCHEDULES
+from training.recipes import RECIPES
+from training.splits import PROTOCOLS
+
+
+@dataclass(frozen=True, slots=True)
+class FitConfig:
+    """What fixes a run; written to config.json.
+
+    Raises:
+        DataError: a value that cannot be; the message names its option.
+    """
+
+    data: str
+    dataset: str
+    groups: str | None
+    classes: tuple[str, ...]
+    model: str
+    clip_spec: dict[str, int | str]
+    skip_bad: bool
+    split: str
+    split_file: str | None
+    seed: int
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    augmentation: dict[str, Any]
+    patience: int
+    monitor: str
+    schedule: str
+    warmup_epochs: int
+    label_smoothing: float
+    class_weights: bool
+    weight_decay: float
+    mixed_precision: bool
+    phases: tuple[dict[str, Any], ...]
+    git_commit: str
+
+    def __post_init__(self) -> None:
+        for fits, wanted in (
+            (self.epochs >= 1, "--epochs must be at least 1"),
+            (self.batch_size >= 1, "--batch-size must be at least 1"),
+            (self.learning_rate > 0, "--learning-rate must be above 0"),
+            (self.patience >= 1, "--patience must be at least 1"),
+            (
+                0 <= self.warmup_epochs < self.epochs,
+                "--warmup-epochs must be at least 0 and less than --epochs",
+            ),
+            (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
+            (self.weight_decay >= 0, "--weight-decay must be at least 0"),
+        ):
+            if not fits:
+                raise DataError(wanted)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.fit",
+        description="Train a network on a folder of class folders, measure, export and publish it.",
+        epilog="The defaults are the paper's protocol. After a crash, or a kill, the same command "
+        "with --resume goes on from the last finished epoch.",
+        formatter_class=HelpFormatter,
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", metavar="FOLDER", type=Path, required=True, help="folder of class folders"
+    )
+    data.add_argument(
+        "--dataset", metavar="NAME", help="the data set's name for the model card (default: folder)"
+    )
+    data.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="class folders to take, in output order (default: the ten of training.data where all "
+        "are there, else every folder)",
+    )
+    data.add_argument(
+        "--groups", metavar="FILE", type=Path, help="TSV with the columns path and source_group"
+    )
+    data.add_argument("--split", choices=sorted(PROTOCOLS), default="group", help="protocol")
+    data.add_argument(
+        "--split-file",
+        metavar="FILE",
+        type=Path,
+        help="for --split file: TSV with the columns path and part",
+    )
+    data.add_argument("--skip-bad", action="store_true", help="go on without unusable files")
+    data.add_argument(
+        "--cache", metavar="FOLDER", type=Path, help="decoded clips (default: cache/ beside --out)"
+    )
+    network = parser.add_argument_group("network")
+    network.add_argument("--model", choices=sorted(RECIPES), required=True, help="architecture")
+    network.add_argument("--frames", metavar="N", type=int, default=20, help="frames a clip")
+    for side in ("height", "width"):
+        network.add_argument(
+            f"--{side}", metavar="N", type=int, help=f"pixels (default: {_sides(side)})"
+        )
+    fit = parser.add_argument_group("training")
+    fit.add_argument(
+        "--epochs", metavar="N", type=int, default=400, help="at most so many, over all phases"
+    )
+    fit.add_argument("--batch-size", metavar="N", type=int, default=16, help="clips a step")
+    fit.add_argument(
+        "--learning-rate",
+        metavar="RATE",
+        type=float,
+        default=1e-3,
+        help="of Adam, after any warm-up",
+    )
+    fit.add_argument(
+        "--monitor", choices=MONITORS, default=MONITORS[0], help="what picks the best epoch"
+    )
+    fit.add_argument(
+        "--patience",
+        metavar="N",
+        type=int,
+        default=15,
+        help="epochs without a better --monitor after which a phase ends; its best weights count",
+    )
+    fit.add_argument(
+        "--schedule",
+        choices=SCHEDULES,
+        default=SCHEDULES[0],
+        help="of the learning rate. plateau: a fifth after each third of --patience without "
+        "progress; cosine: down to zero over --epochs (choose these to be reached)",
+    )
+    fit.add_argument(
+        "--warmup-epochs",
+        metavar="N",
+        type=int,
+        default=0,
+        help="epochs in which the rate climbs from zero",
+    )
+    fit.add_argument(
+        "--label-smoothing",
+        metavar="SHARE",
+        type=float,
+        default=0.0,
+        help="share of a training target that goes to all classes alike, 0 to 1",
+    )
+    fit.add_argument(
+        "--weight-decay",
+        metavar="SHARE",
+        type=float,
+        default=0.0,
+        help="share of each kernel that a step at rate 1 takes away (AdamW)",
+    )
+    fit.add_argument(
+        "--class-weights",
+        action="store_true",
+        help="weigh each training clip by the rarity of its class",
+    )
+    fit.add_argument(
+        "--mixed-precision",
+        action="store_true",
+        help="compute in 16 bits: faster on a GPU, slower on a CPU. What is saved has 32",
+    )
+    fit.add_argument(
+        "--seed", metavar="N", type=int, default=0, help="of split, weights, order and dropout"
+    )
+    add_augmentation_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", metavar="FOLDER", type=Path, required=True, help="the run's directory"
+    )
+    output.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, if there is one"
+    )
+    output.add_argument(
+        "--publish", metavar="FOLDER", type=Path, help="models folder to publish the ONNX model to"
+    )
+    return parser.parse_args(arguments)
+
+
+def _sides(side: str) -> str:
+    """The networks' defaults, in words: "64", or "64; 128 for lrcn-large"."""
+    by_model = {name: int(getattr(recipe, side)) for name, recipe in sorted(RECIPES.items())}
+    usual = min(by_model.values())
+    others = [f"{value} for {name}" for name, value in by_model.items() if value != usual]
+    return "; ".join([str(usual), *others])
