@@ -32,6 +32,7 @@ from training.augment import mirror_sensitive, read_augmentation
 from training.batches import ClipBatches
 from training.cache import StoredClips, check_clips, decode_clips, load_clips
 from training.data import DataError, index_clips
+from training.efficientnet import WeightsError
 from training.export import publish_run
 from training.graphs import ExportError
 from training.locking import locked
@@ -44,6 +45,7 @@ from training.run import RunDirectory, current_commit
 from training.speed import describe_machine
 from training.splits import split_clips
 from training.tables import summarise
+from training.workers import join_workers
 
 
 def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
@@ -53,7 +55,12 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         DataError: the data set, an option or the run directory cannot be used.
         DivergenceError: the loss is no longer a number; no model was saved.
         ExportError: the exported model is not equal to the trained one; nothing was published.
+        WeightsError: the pretrained weights are not installed.
     """
+    workers = join_workers()
+    if workers.count > 1 and arguments.mixed_precision:
+        # A worker whose 16 bits overflow skips the step, and the others would wait for it.
+        raise DataError("--mixed-precision does not go with several workers")
     recipe = RECIPES[arguments.model]
     spec = ClipSpec(
         frames=arguments.frames,
@@ -93,14 +100,15 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     cache = arguments.cache or arguments.out.parent / "cache"
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
-
-    held.enter_context(locked(arguments.out))
-    run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(arguments.out)
-    run.fix_config(asdict(config))
-    run.write_json("data.json", usable.record())
-
     split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
-    run.write_split(split)
+
+    run = RunDirectory(arguments.out)
+    if workers.is_chief:
+        held.enter_context(locked(run.path))
+        run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
+        run.fix_config(asdict(config))
+        run.write_json("data.json", usable.record())
+        run.write_split(split)
     for warning in (*index.warnings, *split.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
@@ -141,7 +149,10 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
             config,
             recipe.phases,
             run.path,
+            workers=workers,
         )
+    if not workers.is_chief:
+        return
     model = build_model()
     model.set_weights(training.best_weights)
     run.save_model(model)
@@ -178,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as held:
             fit(parse_arguments(arguments), held)
-    except (DataError, DivergenceError, ExportError, ManifestError, OSError) as error:
+    except (DataError, DivergenceError, ExportError, ManifestError, WeightsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -30,9 +30,13 @@ from training.data import DataError
 from training.options import FitConfig
 from training.pace import Pace, Progress
 from training.recipes import Phase
+from training.workers import AgreeEveryEpoch, WorkerBatches, Workers, share_gradients
 
 CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "history.csv"
+
+
+ALONE = Workers()
 
 
 class DivergenceError(RuntimeError):
@@ -147,8 +151,12 @@ def train(
     config: FitConfig,
     phases: Sequence[Phase],
     folder: Path,
+    *,
+    workers: Workers = ALONE,
 ) -> Training:
     """Train through all phases, from the last checkpoint in the run's folder if there is one.
+
+    Of several workers the chief alone writes.
 
     Returns:
         The training at its end; the model has its `best_weights`.
@@ -162,8 +170,10 @@ def train(
     training = Training.of_checkpoint(checkpoint) if checkpoint else Training()
     if checkpoint:
         _restore(model.variables, checkpoint.arrays["model"])
-        _write_history(training, folder)
+        if workers.is_chief:
+            _write_history(training, folder)
         print(f"going on after epoch {training.epoch}")
+    batches = WorkerBatches(examples.batches, workers, examples.class_weights)
     for number, phase in enumerate(phases):
         if number < training.phase:
             continue
@@ -180,39 +190,45 @@ def train(
             schedule=config.schedule,
             warmup_epochs=config.warmup_epochs,
         )
-        compile_model(model, phase, config)
+        compile_model(model, phase, config, workers)
         if checkpoint and number == checkpoint.record["phase"]:
             _restore(model.optimizer.variables, checkpoint.arrays["optimizer"])
         if not training.progress.stopped and training.progress.epochs < epochs:
+            callbacks: list[keras.callbacks.Callback] = [
+                FollowEpochs(examples.batches),
+                _LearningRate(pace, training, len(batches)),
+                _FiniteLoss(examples.batches, examples.names),
+                AgreeEveryEpoch(workers),
+            ]
+            if workers.is_chief:
+                callbacks.append(_ScalarLog(folder / "tensorboard"))
+            keep = folder if workers.is_chief else None
             model.fit(
-                examples.batches,
+                batches,
                 # The batches have an order of their own; Keras would draw another for them from
                 # Python's generator, whose state no checkpoint holds.
                 shuffle=False,
                 validation_data=examples.validation,
                 validation_batch_size=config.batch_size,
-                class_weight=examples.class_weights,
                 initial_epoch=training.epoch,
                 epochs=training.first_epoch + epochs,
-                callbacks=[
-                    FollowEpochs(examples.batches),
-                    _LearningRate(pace, training, len(examples.batches)),
-                    _FiniteLoss(examples.batches, examples.names),
-                    _ScalarLog(folder / "tensorboard"),
-                    _Bookkeeping(pace, training, folder),
-                ],
+                callbacks=[*callbacks, _Bookkeeping(pace, training, keep)],
                 verbose=2,
             )
         model.set_weights(training.best_weights)
     return training
 
 
-def compile_model(model: keras.Model, phase: Phase, config: FitConfig) -> None:
+def compile_model(
+    model: keras.Model, phase: Phase, config: FitConfig, workers: Workers = ALONE
+) -> None:
     """Prepare a model for a phase, with a new optimizer; the options decide which."""
     phase.prepare(model)
-    optimizer = keras.optimizers.Adam(config.learning_rate)
+    optimizer = share_gradients(keras.optimizers.Adam, workers)(config.learning_rate)
     if config.weight_decay:
-        optimizer = keras.optimizers.AdamW(config.learning_rate, config.weight_decay)
+        optimizer = share_gradients(keras.optimizers.AdamW, workers)(
+            config.learning_rate, config.weight_decay
+        )
         # Shrinking these only costs accuracy: they do not overfit.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     model.compile(
@@ -301,9 +317,9 @@ class _ScalarLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
 
 
 class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """Judges each finished epoch, and keeps it."""
+    """Judges each finished epoch, and keeps it if there is a folder for it."""
 
-    def __init__(self, pace: Pace, training: Training, folder: Path) -> None:
+    def __init__(self, pace: Pace, training: Training, folder: Path | None) -> None:
         super().__init__()
         self._pace = pace
         self._training = training
@@ -322,8 +338,9 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
         for name, logged in logs.items():
             training.history.setdefault(name, []).append(float(logged))
         training.seconds += time.monotonic() - self._started
-        write_checkpoint(self._folder / CHECKPOINTS, training.to_checkpoint(self.model))
-        _write_history(training, self._folder)
+        if self._folder is not None:
+            write_checkpoint(self._folder / CHECKPOINTS, training.to_checkpoint(self.model))
+            _write_history(training, self._folder)
         self.model.stop_training = training.progress.stopped
 
 
