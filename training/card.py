@@ -230,8 +230,9 @@ def _cost(manifest: ModelManifest) -> list[str]:
     ]
     if speed:
         lines[-1] += (
-            f" Inference: {speed['cpu_ms_per_clip']:.1f} ms a clip without decoding (ONNX Runtime "
-            f"{speed['onnxruntime']}, one thread of {hardware(speed['hardware'])}, median)."
+            f" Inference: {speed['cpu_ms_per_clip']:.1f} ms a clip without decoding (processor "
+            f"time, median; ONNX Runtime {speed['onnxruntime']}, one thread of "
+            f"{hardware(speed['hardware'])})."
         )
     return [*lines, "", "![Training curves](curves.png)"]
 

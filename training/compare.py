@@ -2,9 +2,9 @@
 
     python -m training.compare runs/lrcn runs/convlstm --out comparison.md
 
-Accuracy and precision come from the runs' metrics.json. What a clip costs is measured now, on one
-thread of this machine, all runs' ONNX graphs taking turns, without decoding. Beside the Markdown
-stands the same as JSON.
+Accuracy and precision come from the runs' metrics.json. What a clip costs is measured now: the
+processor time on one thread of this machine, all runs' ONNX graphs taking turns, without decoding.
+Beside the Markdown stands the same as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from training.graphs import ExportError, to_onnx
 from training.report import PARTS, read_metrics
 from training.run import RunDirectory
 from training.speed import describe_machine, ms_per_clip
-from training.tables import duration, explain_interval, hardware, interval, percent, table
+from training.tables import (
+    duration,
+    explain_cost,
+    explain_interval,
+    hardware,
+    interval,
+    percent,
+    table,
+)
 
 ONNX_FILE = "model.onnx"
 PAPER = (
@@ -116,9 +124,8 @@ def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
             "",
             *lines,
             "",
-            f"Precision is the macro average. {_explain_intervals(rows)} CPU ms: one clip without "
-            f"decoding, ONNX Runtime {onnxruntime.__version__} on one thread of "
-            f"{hardware(describe_machine())}, median, the graphs taking turns. Trained on "
+            f"Precision is the macro average. {_explain_intervals(rows)} "
+            f"{explain_cost(describe_machine(), onnxruntime.__version__)} Trained on "
             f"{'; '.join(machines)}.",
             "",
             "Under a random split clips cut from the same footage are in training and test: its "

@@ -239,7 +239,7 @@ def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
     right.set(
         title="Cost of one clip",
         xlabel="frames",
-        ylabel="ms on one processor thread",
+        ylabel="processor time, ms",
         ylim=(0, None),
     )
     for axes in (left, right):

@@ -31,7 +31,15 @@ from training.graphs import ExportError
 from training.plots import plot_study
 from training.run import RunDirectory
 from training.speed import describe_machine
-from training.tables import duration, explain_interval, hardware, interval, percent, table
+from training.tables import (
+    duration,
+    explain_cost,
+    explain_interval,
+    hardware,
+    interval,
+    percent,
+    table,
+)
 
 #: The study's own record of the options of its runs.
 OPTIONS_FILE = "options.json"
@@ -133,9 +141,8 @@ def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
             f"{rows[0]['dataset']}, {rows[0]['classes']} classes, seed {rows[0]['seed']}, one run "
             f"a point: {counts['train']} clips for training, {counts['validation']} for "
             f"validation, {counts['test']} for testing. Choose by validation; the test column is "
-            f"there to report. {explain_interval(rows[0]['test_interval'])} CPU ms: one clip "
-            f"without decoding, ONNX Runtime {onnxruntime.__version__} on one thread of "
-            f"{hardware(describe_machine())}, median, the graphs taking turns. Trained on "
+            f"there to report. {explain_interval(rows[0]['test_interval'])} "
+            f"{explain_cost(describe_machine(), onnxruntime.__version__)} Trained on "
             f"{hardware(rows[0]['training_hardware'])}.",
             "",
             "![Accuracy and cost](study.png)",

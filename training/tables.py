@@ -42,6 +42,14 @@ def explain_interval(bounds: Mapping[str, Any]) -> str:
     )
 
 
+def explain_cost(machine: Mapping[str, Any], onnxruntime: str) -> str:
+    """What `training.speed.ms_per_clip` measured on a machine, in a sentence."""
+    return (
+        "CPU ms: processor time of one clip without decoding, ONNX Runtime "
+        f"{onnxruntime} on one thread of {hardware(machine)}, median, the graphs taking turns."
+    )
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit that suits them."""
     if seconds < 90:
