@@ -35,7 +35,7 @@ format: $(VENV)/.dev ## Rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/.dev ## Measure anew what benchmarks/reports/ states (half an hour)
-	for benchmark in decode_cost export_speed train_step_speed input_wait overload; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 clean: ## Remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
