@@ -62,7 +62,9 @@ class BoundBatches:
     @property
     def warm_up_sizes(self) -> tuple[int, ...]:
         """Batch sizes after which no later one is new to the runtime or has to allocate."""
-        return self._buckets or tuple(sorted({1, self._max_batch_size}))
+        sizes = self._buckets or tuple(sorted({1, self._max_batch_size}))
+        # A size's first run is a plain one, and only a later one is captured as its graph.
+        return sizes * 2 if self._graphs else sizes
 
     def run(self, clips: Clips) -> Probabilities:
         """Classify up to `max_batch_size` clips; float32 (N, classes), the caller's own.
