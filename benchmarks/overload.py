@@ -43,8 +43,8 @@ class Answer:
 
 
 @contextmanager
-def run_service(models: Path) -> Iterator[tuple[str, int]]:
-    """(host, port) of a service with its default settings, in a process of its own."""
+def run_service(models: Path) -> Iterator[tuple[tuple[str, int], int]]:
+    """((host, port), process id) of a service with its default settings."""
     with tempfile.TemporaryDirectory() as spool:
         variables = {
             "HAR_PORT": "0",
@@ -58,7 +58,7 @@ def run_service(models: Path) -> Iterator[tuple[str, int]]:
                 assert process.stdout is not None
                 found = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
                 assert found, "the service did not start"
-                yield found[1], int(found[2])
+                yield (found[1], int(found[2])), process.pid
             finally:
                 process.terminate()
                 process.wait(60)
@@ -130,13 +130,28 @@ async def overload(address: tuple[str, int], clip: bytes, per_s: float) -> list[
     return list(await asyncio.gather(*tasks))
 
 
-async def measure(address: tuple[str, int], clip: bytes) -> list[str]:
+def count_cpu_s(pid: int) -> float:
+    """Processor seconds of a process and all below it, ended children included (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    own_s = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+    children = [
+        int(child)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    return own_s + sum(count_cpu_s(child) for child in children)
+
+
+async def measure(address: tuple[str, int], pid: int, clip: bytes) -> list[str]:
     """The report's lines."""
     await measure_capacity(address, clip, WARM_UP_S)
+    idle_cpu_s = count_cpu_s(pid)
     before = await measure_capacity(address, clip, CAPACITY_S)
+    capacity_cpu_s = count_cpu_s(pid) - idle_cpu_s
     alone = [await ask(address, clip) for _ in range(RECOVERY_REQUESTS)]
-    began_s = time.perf_counter()
+    began_s, began_cpu_s = time.perf_counter(), count_cpu_s(pid)
     answers = await overload(address, clip, TIMES * before)
+    overload_cpu_s = count_cpu_s(pid) - began_cpu_s
     took_s = max(answer.ended_s for answer in answers) - began_s
     after_s = time.perf_counter()
     recovered = [await ask(address, clip) for _ in range(RECOVERY_REQUESTS)]
@@ -163,6 +178,9 @@ async def measure(address: tuple[str, int], clip: bytes) -> list[str]:
         f"| answers by status | {', '.join(f'{key}: {n}' for key, n in statuses.items())} |",
         f"| goodput | {len(good) / took_s:.1f} clips/s, {len(good) / took_s / capacity:.0%} of"
         " the capacities' mean |",
+        f"| the service's CPU time an answered clip: capacity, overload | "
+        f"{capacity_cpu_s / (before * CAPACITY_S) * 1000:.0f} and"
+        f" {overload_cpu_s / len(good) * 1000:.0f} ms |",
         f"| 200: median / 99th percentile | {describe(good)} ms |",
         f"| 429: median / 99th percentile | {describe([one.seconds for one in refused])} ms |",
         f"| 429 with Retry-After | {with_retry_after} of {len(refused)} |",
@@ -179,8 +197,8 @@ def main() -> None:
     models: Path = parser.parse_args().models
     clip = make_clip()
     load_before = os.getloadavg()[0]
-    with run_service(models) as address:
-        lines = asyncio.run(measure(address, clip))
+    with run_service(models) as (address, pid):
+        lines = asyncio.run(measure(address, pid, clip))
     remarks = [
         *environment("fastapi", "uvicorn", "av"),
         "The service has its default settings and its default model; client and service share",

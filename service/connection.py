@@ -125,6 +125,8 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._patience = self.loop.call_later(patience_s, self.transport.abort)
 
     def _find_owed(self) -> _Owed:
+        if self.transport.is_closing():
+            return _Owed.NOTHING
         if self.conn.their_state is h11.SEND_BODY and self.cycle.response_complete:
             return _Owed.REST_OF_BODY
         # Between two requests, as long as no byte has come, uvicorn's own timer runs.
