@@ -34,8 +34,8 @@ format: $(VENV)/.dev ## Rewrite the sources in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(VENV)/.dev ## Measure anew what benchmarks/reports/ states (half an hour)
-	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+benchmarks: $(VENV)/.dev ## Measure anew what benchmarks/reports/ states (an hour)
+	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload fuzz soak; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 clean: ## Remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
