@@ -184,7 +184,7 @@ class _Video:
             check_deadline(self.deadline)
             try:
                 packet = next(demuxed)
-            # IndexError: PyAV's, after the last packet, of a stream that was not there at the first.
+            # IndexError: PyAV's, after the last packet, of a stream that began after the first.
             except (StopIteration, av.FFmpegError, IndexError):
                 return packets
             seen += 1
