@@ -141,6 +141,9 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
                     seed=config.seed,
                     augmentation=augmentation,
                     mirror_sensitive=unflipped,
+                    # One is not enough: deterministic TensorFlow does not prefetch, and the step
+                    # would wait for every batch.
+                    workers=2,
                 ),
                 names=[clip.path for clip in split.train],
                 validation=(clips["validation"], one_hot[targets["validation"]]),

@@ -120,7 +120,7 @@ def build_lrcn_efficientnet(
     recurrent = UnrolledLSTM(64)(features)
     x = layers.Concatenate()([layers.GlobalAveragePooling1D()(features), recurrent])
     x = layers.Dropout(dropout)(x)
-    outputs = layers.Dense(num_classes, activation="softmax", name="probabilities")(x)
+    outputs = _probabilities(num_classes)(x)
     return keras.Model(inputs, outputs, name="lrcn-efficientnet")
 
 

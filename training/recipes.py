@@ -71,7 +71,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             height=128,
             width=128,
             phases=(
-                Phase("encoder frozen", train_encoder_blocks(0), epochs=10),
+                Phase("encoder frozen", train_encoder_blocks(0), epochs=8),
                 Phase("last blocks tuned", train_encoder_blocks(3), rate=0.1),
             ),
         ),

@@ -13,7 +13,8 @@ from typing import Any
 
 import keras
 
-import training.layers  # noqa: F401  its classes register themselves with Keras
+import training.efficientnet
+import training.layers  # noqa: F401  the classes of both register themselves with Keras
 from training.checkpoints import write_whole
 from training.data import DataError
 from training.locking import LOCK_FILE
