@@ -88,13 +88,13 @@ def decode_selected(
     for target, start in _targets(packets, wanted):
         if start > position:
             if position and not send(None):
-                break
+                return None
             context.flush_buffers()
             position = start
         for packet in packets[position : target + 1]:
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             if not send(packet):
-                break
+                return None
         position = target + 1
     send(None)
     return images if len(images) == len(wanted) else None

@@ -58,7 +58,7 @@ def serve(
     # uvicorn raises the signal that ended it once more, for whoever handled it before: nobody, so
     # that a stop that was asked for ends with exit code 0.
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop_signal, lambda number, frame: None)
+        signal.signal(stop_signal, server.handle_exit)
     if hasattr(signal, "SIGHUP"):  # not on Windows
         signal.signal(signal.SIGHUP, lambda number, frame: app.state.runtime.request_reload())
     server.run(sockets=[listener])

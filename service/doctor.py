@@ -11,7 +11,6 @@ import asyncio
 import json
 import platform
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from clip.specimen import COLOURS, find_difference, write_specimen
 from service.cuda import CUDA_PROVIDER, find_gpu_obstacle
 from service.deadline import Deadline
 from service.decoder_protocol import UnexpectedError
+from service.descriptors import count_possible_connections
 from service.errors import ServiceError
 from service.forkserver import ForkServerError
 from service.memory import describe_shortage, find_available_memory
@@ -36,6 +36,7 @@ from service.runtime import build_decoders, load_models
 from service.session import CPU_PROVIDER, ModelLoadError
 from service.settings import Settings, SettingsError, count_usable_cpus, load_settings
 from service.spool import Spool
+from service.tracing import check_tracing
 
 Status = Literal["ok", "warning", "failed"]
 
@@ -50,9 +51,6 @@ _PACKAGES: Final = (
 )
 _GIBIBYTE: Final = 1024**3
 #: Descriptors beside those of the requests: libraries, decoders, the listener.
-_OWN_DESCRIPTORS: Final = 128
-#: A request has its connection and its upload.
-_DESCRIPTORS_A_REQUEST: Final = 2
 _PROBE_TIMEOUT_S: Final = 120
 _DECODE_TIMEOUT_S: Final = 60.0
 _SPECIMEN_SPEC: Final = ClipSpec(frames=2 * len(COLOURS))
@@ -100,9 +98,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
         yield examine_provider(provider, settings)
     yield from examine_models(settings)
     yield _examine_threads(settings)
-    yield examine_descriptors(settings, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    yield examine_connections(settings)
     yield examine_memory(settings, find_available_memory())
     yield from examine_spool(settings)
+    yield examine_tracing(settings)
     yield asyncio.run(examine_decoder(settings))
 
 
@@ -194,14 +193,27 @@ def _examine_threads(settings: Settings) -> Finding:
     return Finding("threads", "warning" if crowded else "ok", detail)
 
 
-def examine_descriptors(settings: Settings, limit: int) -> Finding:
-    """Whether as many files and connections can be open as the settings let requests in."""
-    requests = settings.max_in_flight + settings.max_waiting
-    needed = _OWN_DESCRIPTORS + _DESCRIPTORS_A_REQUEST * requests
-    if limit == resource.RLIM_INFINITY:
-        return Finding("open files", "ok", "no limit")
-    detail = f"{limit} allowed (ulimit -n), some {needed} needed for {requests} requests"
-    return Finding("open files", "ok" if limit >= needed else "failed", detail)
+def examine_connections(
+    settings: Settings, count_possible: Callable[[Settings], int] = count_possible_connections
+) -> Finding:
+    """Whether as many connections can be open as the settings let in."""
+    try:
+        possible = count_possible(settings)
+    except SettingsError as error:
+        return Finding("connections", "failed", str(error))
+    detail = f"{possible} of HAR_MAX_CONNECTIONS={settings.max_connections} (ulimit -n)"
+    return Finding(
+        "connections", "ok" if possible >= settings.max_connections else "warning", detail
+    )
+
+
+def examine_tracing(settings: Settings) -> Finding:
+    """Whether spans have a way out, if there are to be any."""
+    try:
+        check_tracing(settings)
+    except SettingsError as error:
+        return Finding("tracing", "failed", str(error))
+    return Finding("tracing", "ok", "on" if settings.tracing else "off")
 
 
 def examine_memory(settings: Settings, available: int | None) -> Finding:
@@ -221,7 +233,7 @@ def examine_memory(settings: Settings, available: int | None) -> Finding:
 
 def examine_spool(settings: Settings) -> Iterator[Finding]:
     """Whether uploads can be stored, and how many of the largest."""
-    spool = Spool(settings.spool_dir)
+    spool = Spool(settings.spool_dir, min_free_bytes=settings.min_spool_free_bytes)
     try:
         spool.prepare()
     except SettingsError as error:
@@ -230,7 +242,7 @@ def examine_spool(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(spool.folder).free
     wanted = settings.max_in_flight * settings.max_upload_bytes
     status: Status = "ok" if free >= wanted else "warning"
-    if free < settings.max_upload_bytes:
+    if free < settings.max_upload_bytes or not spool.has_space():
         status = "failed"
     yield Finding(
         "spool",

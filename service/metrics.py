@@ -37,7 +37,7 @@ _KIBIBYTE = 1024
 UPLOAD_BUCKETS_BYTES = tuple(_KIBIBYTE * 4**power for power in range(3, 10))
 VIDEO_BUCKETS_S = (1, 2, 5, 10, 30, 60, 300, 1200)
 #: Not the service's latency: alerts ask for one of these.
-LOOP_LAG_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+LOOP_LAG_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1)
 
 STAGES = ("receive", "decode", "queue", "infer", "total")
 
@@ -48,9 +48,13 @@ ABORTED = "aborted"
 UNMATCHED_ROUTE = "unmatched"
 
 
+#: The 503 of requests that were not taken on; other 503 went wrong here.
+_REFUSALS = frozenset({"not_ready", "stopping", "out_of_connections"})
+
+
 def is_refusal(code: str) -> bool:
     """Whether a problem code means that the request was not taken on, not that it went wrong."""
-    return KINDS[code].status < 500 or KINDS[code].status == 503
+    return KINDS[code].status < 500 or code in _REFUSALS
 
 
 class Metrics:
@@ -235,7 +239,13 @@ class Metrics:
 
         Those of its finished requests stay, as all that were answered.
         """
-        for metric in (self._stage_duration, self._batch_size, self._predictions):
+        for metric in (
+            self._stage_duration,
+            self._batch_size,
+            self._predictions,
+            self._confidence,
+            self._queue_depth,
+        ):
             metric.remove_by_labels({"model": name})
 
     def render(self, accept: str) -> tuple[bytes, str]:

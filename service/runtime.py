@@ -203,9 +203,12 @@ class Runtime:
         return await asyncio.shield(self._start_task(self._reload()))
 
     def request_reload(self) -> None:
-        """Begin a reload soon, from any thread or signal handler; its result is in the log."""
+        """Begin a reload soon, from any thread or signal handler; its result is in the log.
+
+        While the models are being loaded it waits for that: they may have been read already.
+        """
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(lambda: self._start_task(self._reload()))
+            self._loop.call_soon_threadsafe(lambda: self._start_task(self._reload_once_loaded()))
 
     def begin_stop(self) -> None:
         """Take no new work from now on; what is under way goes on."""
@@ -223,6 +226,12 @@ class Runtime:
         await self.pipeline.close()
         for model in self._registry or ():
             model.close()
+        self._loop = None
+
+    async def _reload_once_loaded(self) -> None:
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+        await self._reload()
 
     async def _reload(self) -> Changes:
         async with self._reloading:

@@ -35,7 +35,7 @@ def check_tracing(settings: Settings) -> None:
     if not settings.tracing:
         return
     if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
-        raise SettingsError("HAR_TRACING=1 needs OpenTelemetry: pip install 'har-service[tracing]'")
+        raise SettingsError("HAR_TRACING=1 needs OpenTelemetry: install the extra 'tracing'")
     if not any(os.environ.get(name) for name in _ENDPOINTS):
         raise SettingsError(
             "HAR_TRACING=1 needs OTEL_EXPORTER_OTLP_ENDPOINT, the address of a collector that "

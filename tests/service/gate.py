@@ -6,7 +6,7 @@ import time
 import uuid
 from pathlib import Path
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class Gate:

@@ -252,12 +252,15 @@ def test_it_leaves_nothing_behind(classify, clips: Path, tmp_path: Path, monkeyp
 
 @contextmanager
 def started(models_dir: Path, *arguments: object, **streams: int) -> Iterator[subprocess.Popen]:
+    # Where the tests run in a shell's background, SIGINT is ignored, and children inherit that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-m", "service.classify", *map(str, arguments)],
         env=os.environ | {"HAR_MODELS_DIR": str(models_dir), "HAR_DECODERS": "1"},
         start_new_session=True,
         **streams,
     )
+    signal.signal(signal.SIGINT, inherited)
     with process:
         try:
             yield process

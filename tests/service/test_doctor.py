@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,8 +19,8 @@ from clip import ClipSpec, Limits, sample_clip
 from clip.specimen import COLOURS, find_difference, write_specimen
 from service.doctor import (
     describe_nodes,
+    examine_connections,
     examine_decoder,
-    examine_descriptors,
     examine_memory,
     examine_models,
     examine_provider,
@@ -30,7 +29,7 @@ from service.doctor import (
     probe_provider,
 )
 from service.session import CPU_PROVIDER
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 Doctor = Callable[..., tuple[int, str]]
 
@@ -65,7 +64,7 @@ def test_a_machine_that_is_fit_is_healthy_and_every_part_was_looked_at(doctor: D
     assert {"model tiny/1", "model tiny/2"} <= set(details)
     assert details["default model"] == "lrcn"
     assert "colours are right" in details["decoder"]
-    assert {"threads", "open files", "memory", "spool"} <= set(details)
+    assert {"threads", "connections", "memory", "spool", "tracing"} <= set(details)
 
 
 def test_it_reads_well_too(doctor: Doctor) -> None:
@@ -81,7 +80,8 @@ def test_it_reads_well_too(doctor: Doctor) -> None:
         ({"MODELS_DIR": "/nonexistent"}, "models", "no such folder"),
         ({"SPOOL_DIR": "/dev/null/spool"}, "spool", "HAR_SPOOL_DIR"),
         ({"DECODER_MEMORY_BYTES": "x"}, "settings", "HAR_DECODER_MEMORY_BYTES=x"),
-        ({"MAX_IN_FLIGHT": 10_000_000}, "open files", "20000256"),
+        ({"MIN_SPOOL_FREE_BYTES": 2**62}, "spool", "GiB free"),
+        ({"TRACING": 1}, "tracing", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     ],
 )
 def test_what_keeps_the_service_from_working_is_not_healthy(
@@ -157,10 +157,13 @@ def test_no_default_model_is_worth_knowing(tmp_path: Path, publish_model) -> Non
 
 
 def test_limits_are_held_to_what_the_settings_need() -> None:
-    settings = Settings(max_in_flight=32, max_waiting=64)
-    assert examine_descriptors(settings, 1024).status == "ok"
-    assert examine_descriptors(settings, 256).status == "failed"
-    assert examine_descriptors(settings, resource.RLIM_INFINITY).status == "ok"
+    def refuse(settings: Settings) -> int:
+        raise SettingsError("too few")
+
+    settings = Settings(max_connections=100)
+    assert examine_connections(settings, lambda settings: 100).status == "ok"
+    assert examine_connections(settings, lambda settings: 60).status == "warning"
+    assert examine_connections(settings, refuse).status == "failed"
     few = Settings(decoders=2, decoder_memory_bytes=2**30)
     assert examine_memory(few, 4 * 2**30).status == "ok"
     assert examine_memory(few, 2**30).status == "warning"

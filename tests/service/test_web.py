@@ -125,6 +125,7 @@ def test_an_upload_shows_the_label_the_classes_the_frames_and_the_times(
     with visit(service) as page:
         choose(page, drawn)
         expect(page.locator("#label")).to_have_text(expected["label"])
+        expect(page.locator("#answer")).to_be_visible()
         shown = [row.split("\n") for row in page.locator("#classes li").all_inner_texts()]
         assert {label: float(share.rstrip(" %")) for label, share in shown} == {
             label: pytest.approx(share * 100, abs=0.06)
