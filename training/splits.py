@@ -68,12 +68,12 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
         if lacking:
-            needed = {"group": f"{FOLDS} groups", "random": f"{FOLDS} clips"}.get(
+            needed = {"group": "more groups (7 will do)", "random": "more clips (6 will do)"}.get(
                 protocol, "one clip in each part"
             )
             raise DataError(
                 f"the {protocol} split leaves no {name} clip of {', '.join(lacking)}: "
-                f"each class needs at least {needed}"
+                f"each class needs {needed}"
             )
     return split
 

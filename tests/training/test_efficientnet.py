@@ -23,6 +23,7 @@ from training.efficientnet import (
 )
 from training.graphs import to_onnx
 from training.models import MODELS
+from training.recipes import RECIPES, train_all
 
 REFERENCE = Path(__file__).with_name("efficientnet_features.npz")
 CLIPS = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 3), dtype=np.uint8)
@@ -95,16 +96,31 @@ def test_only_the_last_blocks_are_fine_tuned_and_no_normalisation(blocks):
     assert not [path for path in kernels if "norm" in path or path.startswith("stem")]
 
 
-def test_training_leaves_the_moving_statistics_alone(network):
+def train_a_step(network):
+    """The encoder's weights before and after, by path."""
     encoder = network.get_layer("encoder").layer
-    set_trainable_blocks(encoder, 1)
-    statistics = [w for w in encoder.weights if "moving" in w.path]
-    before = [w.numpy() for w in statistics]
+    before = {weight.path: weight.numpy() for weight in encoder.weights}
     network.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
     network.train_on_batch(CLIPS, np.array([0, 1, 2]))
-    for weight, value in zip(statistics, before, strict=True):
-        np.testing.assert_array_equal(weight.numpy(), value)
-    set_trainable_blocks(encoder, 0)
+    return {w.path: (before[w.path], w.numpy()) for w in encoder.weights}
+
+
+@pytest.mark.parametrize("phase", [0, 1])
+def test_a_phase_of_the_recipe_moves_what_it_says(network, phase):
+    RECIPES[network.name].phases[phase].prepare(network)
+    moved = {path for path, (old, new) in train_a_step(network).items() if (old != new).any()}
+    assert not [path for path in moved if "norm" in path]
+    blocks = {path.split("/")[0].split("_")[0] for path in moved}
+    assert blocks == (set() if phase == 0 else {"block13", "block14", "block15", "head"})
+
+
+def test_training_leaves_the_moving_statistics_alone_even_where_they_may_move(network):
+    train_all(network)
+    assert network.get_layer("encoder").layer.get_layer("head_norm").trainable
+    for path, (old, new) in train_a_step(network).items():
+        if "moving" in path:
+            np.testing.assert_array_equal(old, new)
+    RECIPES[network.name].phases[0].prepare(network)
 
 
 def test_the_network_survives_saving_and_exports_without_a_loop(network, tmp_path):

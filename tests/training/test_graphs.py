@@ -6,11 +6,12 @@ import pytest
 from keras import layers
 
 from benchmarks.stock_models import scatter_weights
+from training.arrangements import ARRANGEMENTS
 from training.graphs import CONTROL_FLOW, OPSET, ExportError, check_graph, to_onnx
 from training.layers import FrameWise, UnrolledLSTM
 from training.models import MODELS
 
-NAMES = sorted(MODELS)
+NAMES = sorted(ARRANGEMENTS)
 FRAMES, CLASSES = 4, 7
 TOLERANCE = 1e-5
 

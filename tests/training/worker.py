@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from training.augment import Augmentation
 from training.batches import ClipBatches
 from training.loop import Examples, make_deterministic, train
 from training.options import FitConfig
@@ -26,12 +27,14 @@ CONFIG = FitConfig(
     classes=("dark", "light"),
     model="dense",
     clip_spec={},
+    skip_bad=False,
     split="random",
+    split_file=None,
     seed=3,
     epochs=4,
     batch_size=4,
     learning_rate=1e-2,
-    augment=True,
+    augmentation={},
     patience=3,
     monitor="val_loss",
     schedule="plateau",
@@ -63,7 +66,11 @@ def main() -> None:
     clips += (targets[:, 1] * 20).astype(np.uint8)[:, None, None, None, None]
     # The last batch has one clip: one of two workers has nothing to do there.
     batches = ClipBatches(
-        clips[:17], targets[:17], batch_size=CONFIG.batch_size, seed=CONFIG.seed, augment=True
+        clips[:17],
+        targets[:17],
+        batch_size=CONFIG.batch_size,
+        seed=CONFIG.seed,
+        augmentation=Augmentation(jitter=1),
     )
     names = [f"clip{place}" for place in range(17)]
     examples = Examples(batches, names, (clips[17:], targets[17:]), {0: 0.5, 1: 2.0})
