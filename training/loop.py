@@ -351,7 +351,7 @@ def _write_history(training: Training, folder: Path) -> None:
     rows.writerow(["epoch", *training.history])
     rows.writerows(
         [epoch, *values]
-        for epoch, values in enumerate(zip(*training.history.values(), strict=True))
+        for epoch, values in enumerate(zip(*training.history.values(), strict=True), start=1)
     )
     write_whole(folder / HISTORY_FILE, lambda file: file.write(text.getvalue().encode()))
 

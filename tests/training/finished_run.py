@@ -21,9 +21,9 @@ from training.splits import split_clips
 
 HISTORY = """\
 epoch,accuracy,learning_rate,loss,val_accuracy,val_loss
-0,0.4,0.001,2.0,0.3,2.1
-1,0.6,0.001,1.1,0.5,1.4
-2,0.8,0.0002,0.7,0.5,1.6
+1,0.4,0.001,2.0,0.3,2.1
+2,0.6,0.001,1.1,0.5,1.4
+3,0.8,0.0002,0.7,0.5,1.6
 """
 
 
