@@ -252,11 +252,13 @@ async def run(service: ServiceProcess, clips: Mapping[str, bytes], requests: int
 def _report(
     soak: Soak, held: list[Holding], restarts: Mapping[str, float], seconds: float
 ) -> list[str]:
-    good = sum(count for (_, outcome), count in soak.answers.items() if outcome == "200")
+    answered = {kind: n for (kind, outcome), n in soak.answers.items() if outcome == "200"}
+    damaged = answered.pop("damaged", 0)
     total = sum(soak.answers.values())
     return [
-        f"{total} requests in {seconds:.0f} s; {good} clips were answered, each compared with its "
-        f"reference. Decoders killed from outside: {soak.kills}. Decoders replaced: "
+        f"{total} requests in {seconds:.0f} s; {sum(answered.values())} clips were answered, each "
+        f"compared with its reference, and {damaged} damaged ones. Decoders killed from outside: "
+        f"{soak.kills}. Decoders replaced: "
         + ", ".join(f"{reason} {count:.0f}" for reason, count in restarts.items())
         + ".",
         "",
