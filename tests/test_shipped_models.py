@@ -27,8 +27,9 @@ def newest(name):
     return max((ROOT / "models" / name).iterdir(), key=lambda folder: int(folder.name))
 
 
-def test_the_papers_networks_are_shipped():
-    assert {"convlstm", "lrcn"} <= set(NAMES)
+def test_the_papers_networks_and_the_pretrained_one_are_shipped_and_it_is_the_default(registry):
+    assert set(NAMES) == {"convlstm", "lrcn", "lrcn-efficientnet"}
+    assert registry.default == "lrcn-efficientnet"
 
 
 @pytest.mark.parametrize("name", NAMES)
