@@ -88,13 +88,13 @@ def decode_selected(
     for target, start in _targets(packets, wanted):
         if start > position:
             if position and not send(None):
-                return None
+                break
             context.flush_buffers()
             position = start
         for packet in packets[position : target + 1]:
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             if not send(packet):
-                return None
+                break
         position = target + 1
     send(None)
     return images if len(images) == len(wanted) else None

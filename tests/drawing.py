@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -85,6 +86,15 @@ class Drawing:
     def write(self, path: Path) -> Path:
         """Encode the clip to `path` with its suffix and return that path."""
         path = path.with_suffix(self.suffix)
+        try:
+            self._encode(path)
+        finally:
+            # SVT-AV1, run by root, gives the whole process real-time priority; children inherit it.
+            if hasattr(os, "SCHED_OTHER"):
+                os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        return path
+
+    def _encode(self, path: Path) -> None:
         with av.open(str(path), "w", container_options=dict(self.container_options)) as output:
             stream = output.add_stream(self.codec, rate=self.rate, options=dict(self.options))
             stream.height, stream.width, stream.pix_fmt = self.height, self.width, self.pix_fmt
@@ -99,7 +109,6 @@ class Drawing:
                     frame.pts, frame.time_base = self.times_ms[index], Fraction(1, 1000)
                 output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
-        return path
 
     def golden_tensor(
         self, indices: Sequence[int], height: int = 64, width: int = 64

@@ -44,7 +44,7 @@ def test_f68_no_gpu_memory_is_503_with_retry_after_until_there_is_some(
         assert service.client.get("/health/ready").status_code == 200
         gpu.failure = lambda clips: None
         assert service.predict(red_clip).json()["label"] == "red"
-        assert service.metric("har_rejected_total", reason="gpu_out_of_memory") == 1
+        assert service.metric("har_failures_total", reason="gpu_out_of_memory") == 1
 
 
 def test_f68_a_lost_gpu_makes_the_service_not_ready_for_every_model(
