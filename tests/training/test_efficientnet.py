@@ -35,7 +35,7 @@ def draw_picture(height, width):
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def network():
     keras.utils.set_random_seed(0)
     return MODELS["lrcn-efficientnet"](4, 2, height=64, width=64)
