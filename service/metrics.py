@@ -17,7 +17,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    PlatformCollector,
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
@@ -40,6 +39,9 @@ VIDEO_BUCKETS_S = (1, 2, 5, 10, 30, 60, 300, 1200)
 LOOP_LAG_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1)
 
 STAGES = ("receive", "decode", "queue", "infer", "total")
+#: Of these there are histograms. "service" is the total without "receive", the only part that hangs
+#: on the client's line; the total is in the requests' durations already.
+MEASURED_STAGES = (*STAGES[:-1], "service")
 
 #: The `code` of a request that got no answer because its client hung up, or because it was aborted.
 CLIENT_GONE = "client_gone"
@@ -68,7 +70,6 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
         self._request_duration = Histogram(
             "har_request_duration_seconds",
             "From the headers of a request to the end of its answer.",
@@ -81,6 +82,16 @@ class Metrics:
             "Where the time of a prediction went.",
             ("stage", "model"),
             buckets=latency_buckets_s,
+            registry=self.registry,
+        )
+        self._ready = Gauge(
+            "har_ready",
+            "1 while requests are welcome, else 0: what /health/ready says.",
+            registry=self.registry,
+        )
+        self._gpu_expected = Gauge(
+            "har_gpu_expected",
+            "1 if the models should run on a GPU: asked for, or there to be taken.",
             registry=self.registry,
         )
         self._in_flight = Gauge(
@@ -186,8 +197,21 @@ class Metrics:
             counter.labels(problem_code).inc()
 
     def observe_stage(self, stage: str, model: str, duration_s: float) -> None:
-        """Note how long one stage of a prediction took; `stage` is one of STAGES."""
+        """Note how long one stage of a prediction took; `stage` is one of MEASURED_STAGES."""
         self._stage_duration.labels(stage, model).observe(duration_s, _make_exemplar())
+
+    def observe_prediction(self, model: str, *, receive_s: float, total_s: float) -> None:
+        """Note how long an answered prediction took: its upload, and all the rest."""
+        self.observe_stage("receive", model, receive_s)
+        self.observe_stage("service", model, total_s - receive_s)
+
+    def set_ready(self, *, ready: bool) -> None:
+        """Tell whether requests are welcome."""
+        self._ready.set(ready)
+
+    def set_gpu_expected(self, *, expected: bool) -> None:
+        """Tell whether the models should run on a GPU."""
+        self._gpu_expected.set(expected)
 
     def observe_batch(self, model: str, clips: int) -> None:
         """Note how many clips shared a run."""
@@ -227,7 +251,7 @@ class Metrics:
         self._confidence.labels(manifest.name)
         for label in manifest.classes:
             self._predictions.labels(manifest.name, label)
-        for stage in STAGES:
+        for stage in MEASURED_STAGES:
             self._stage_duration.labels(stage, manifest.name)
 
     def remove_model(self, manifest: ModelManifest, provider: str) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from service.errors import InvalidParameterError, UnknownModelError, UnknownVersionError
 from service.inference import CPU_PROVIDER, OnnxModel, check_digest
 from service.published import BadModelError, Found, PublishedModel, find_published
-from service.session import ONNX_RUNTIME, Engine, ModelLoadError, SessionConfig
+from service.session import ONNX_RUNTIME, Engine, ModelLoadError, SessionConfig, expects_gpu
 
 logger: Final = logging.getLogger(__name__)
 
@@ -59,13 +59,21 @@ class Changes:
 
 
 class ModelRegistry:
-    """The models that are served, by name and version."""
+    """The models that are served, by name and version.
 
-    def __init__(self, models: Iterable[OnnxModel], *, default: str | None) -> None:
+    Attributes:
+        default: the model of requests that name none.
+        expects_gpu: whether the models should run on a GPU, wherever they do.
+    """
+
+    def __init__(
+        self, models: Iterable[OnnxModel], *, default: str | None, expects_gpu: bool = False
+    ) -> None:
         self._models: dict[str, dict[int, OnnxModel]] = {}
         for model in sorted(models, key=lambda model: (model.manifest.name, -_version(model))):
             self._models.setdefault(model.manifest.name, {})[_version(model)] = model
         self.default = default
+        self.expects_gpu = expects_gpu
 
     @classmethod
     def load(cls, config: RegistryConfig, engine: Engine = ONNX_RUNTIME) -> ModelRegistry:
@@ -83,7 +91,11 @@ class ModelRegistry:
                 _load_model(published, config.session, engine, is_newest=published is versions[0])
                 for published in versions[: config.max_versions]
             )
-        return cls(models, default=_choose_default(models, config.default_model))
+        return cls(
+            models,
+            default=_choose_default(models, config.default_model),
+            expects_gpu=expects_gpu(config.session, engine),
+        )
 
     def reload(
         self, config: RegistryConfig, engine: Engine = ONNX_RUNTIME
@@ -125,7 +137,8 @@ class ModelRegistry:
         for key, model in served.items():
             (changes.kept if before.get(key) is model else changes.loaded).append(key)
         changes.removed.extend(key for key in before if key not in served)
-        return ModelRegistry(served.values(), default=default), changes
+        gpu = expects_gpu(config.session, engine)
+        return ModelRegistry(served.values(), default=default, expects_gpu=gpu), changes
 
     def _renew(
         self,

@@ -120,8 +120,7 @@ async def predict(
         sheet = await _draw_frames(prediction) if frames else None
     total_s = context.elapsed_s()
     context.note_stage("total", total_s)
-    runtime.metrics.observe_stage("receive", context.model, receive_s)
-    runtime.metrics.observe_stage("total", context.model, total_s)
+    runtime.metrics.observe_prediction(context.model, receive_s=receive_s, total_s=total_s)
     return _report_prediction(prediction, top_k, sheet, receive_s=receive_s, total_s=total_s)
 
 
@@ -197,6 +196,7 @@ async def report_ready(runtime: RuntimeDependency) -> HealthReport:
 )
 async def expose_metrics(request: Request, runtime: RuntimeDependency) -> Response:
     """What docs/metrics.md lists."""
+    runtime.metrics.set_ready(ready=await runtime.is_ready())
     text, content_type = runtime.metrics.render(request.headers.get("accept", ""))
     return Response(text, headers={"Content-Type": content_type})
 

@@ -186,6 +186,14 @@ class Runtime:
         except SpoolFullError as error:
             raise NotReadyError(error.detail, headers={"Retry-After": "1"}) from error
 
+    async def is_ready(self) -> bool:
+        """Whether requests are welcome."""
+        try:
+            await self.check_ready()
+        except ServiceError:
+            return False
+        return True
+
     @property
     def is_busy(self) -> bool:
         """Whether requests are in work or wait for it."""
@@ -248,6 +256,7 @@ class Runtime:
             _ = self.registry  # it may have begun to stop meanwhile
             self.pipeline.start(set(after) - set(before))
             self._registry = after
+            self.metrics.set_gpu_expected(expected=after.expects_gpu)
             for model in set(before) - set(after):
                 self._start_task(self.pipeline.retire(model))
         logger.info(
@@ -291,6 +300,7 @@ class Runtime:
             return
         self.pipeline.start(registry)
         self._registry = registry
+        self.metrics.set_gpu_expected(expected=registry.expects_gpu)
         if self.phase is Phase.STARTING:
             self.phase = Phase.READY
             self._collaborators.on_ready(registry)

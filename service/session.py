@@ -126,6 +126,13 @@ def open_session(
     return session
 
 
+def expects_gpu(config: SessionConfig, engine: Engine = ONNX_RUNTIME) -> bool:
+    """Whether models should run on a GPU: it is asked for, or it is there and may be taken."""
+    if config.device == "auto":
+        return engine.find_gpu_obstacle() is None
+    return config.device == "cuda"
+
+
 def runs_on_provider(session: onnxruntime.InferenceSession) -> str:
     """The execution provider that really runs the model, whatever was asked for."""
     return str(session.get_providers()[0])

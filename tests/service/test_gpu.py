@@ -32,6 +32,27 @@ def test_the_service_says_where_it_runs(start_service, on_gpu, red_clip) -> None
         assert f'provider="{CUDA_PROVIDER}"' in service.client.get("/metrics").text
 
 
+@pytest.mark.parametrize(
+    ("device", "machine", "expected"),
+    [
+        ("cpu", FakeGpu(), 0),
+        ("auto", FakeGpu(), 1),
+        ("auto", FakeGpu(complaint="libcudnn.so.9 is missing"), 1),
+        ("auto", FakeGpu(falls_back=True), 1),
+        ("auto", FakeGpu(obstacle="there is no driver"), 0),
+        ("cuda", FakeGpu(), 1),
+    ],
+)
+def test_f67_a_gpu_that_should_be_used_is_told_whether_it_is_or_not(
+    start_service, device, machine, expected
+) -> None:
+    collaborators = Collaborators(
+        load_models=lambda settings: ModelRegistry.load(configure_registry(settings), machine)
+    )
+    with start_service(collaborators, device=device) as service:
+        assert service.metric("har_gpu_expected") == expected
+
+
 def test_f68_no_gpu_memory_is_503_with_retry_after_until_there_is_some(
     start_service, on_gpu, gpu, red_clip, expect_problem
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from service.errors import KINDS
-from service.metrics import Metrics, is_refusal
+from service.metrics import MEASURED_STAGES, Metrics, is_refusal
 from service.settings import LATENCY_BUCKETS_S
 
 
@@ -83,6 +83,19 @@ def test_confidence_sizes_and_lengths_are_counted() -> None:
     assert value("har_prediction_confidence_bucket", model="m", le="0.8") == 0
     assert value("har_upload_bytes_sum") == 100_000
     assert value("har_video_duration_seconds_bucket", le="10.0") == 1
+
+
+def test_the_services_own_time_is_without_the_upload() -> None:
+    metrics = Metrics()
+    metrics.observe_prediction("m", receive_s=4.0, total_s=5.5)
+    found = {
+        stage: metrics.registry.get_sample_value(
+            "har_stage_duration_seconds_sum", {"model": "m", "stage": stage}
+        )
+        for stage in MEASURED_STAGES
+    }
+    rest = {"decode": None, "queue": None, "infer": None}
+    assert found == {"receive": 4.0, "service": 1.5, **rest}
 
 
 def test_the_queues_depth_is_what_the_queue_says_at_the_moment() -> None:

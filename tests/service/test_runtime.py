@@ -39,6 +39,24 @@ def test_it_is_alive_at_once_and_ready_only_when_the_models_are(
         assert service.predict(red_clip).status_code == 200
 
 
+def test_readiness_is_a_metric_that_says_what_the_health_check_says(
+    start_service, held_up_models, gate, wait_for
+) -> None:
+    def agrees(service, ready: int) -> bool:
+        status = service.client.get("/health/ready").status_code
+        text = service.client.get("/metrics").text
+        return status == (200 if ready else 503) and f"\nhar_ready {ready}.0\n" in text
+
+    with start_service(held_up_models, await_ready=False) as service:
+        assert agrees(service, 0)
+        gate.open()
+        wait_for(lambda: agrees(service, 1))
+        service.runtime.begin_stop()
+        assert agrees(service, 0)
+    with start_service(min_spool_free_bytes=2**62) as service:
+        assert agrees(service, 0)
+
+
 def test_f62_a_bad_model_is_never_served_nor_are_the_good_ones(
     start_service, tmp_path, publish_model, expect_problem
 ) -> None:
