@@ -17,6 +17,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    PlatformCollector,
     ProcessCollector,
 )
 from prometheus_client.exposition import choose_encoder
@@ -40,8 +41,8 @@ LOOP_LAG_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1)
 
 STAGES = ("receive", "decode", "queue", "infer", "total")
 #: Of these there are histograms. "service" is the total without "receive", the only part that hangs
-#: on the client's line; the total is in the requests' durations already.
-MEASURED_STAGES = (*STAGES[:-1], "service")
+#: on the client's line.
+MEASURED_STAGES = (*STAGES, "service")
 
 #: The `code` of a request that got no answer because its client hung up, or because it was aborted.
 CLIENT_GONE = "client_gone"
@@ -70,6 +71,7 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
         self._request_duration = Histogram(
             "har_request_duration_seconds",
             "From the headers of a request to the end of its answer.",
@@ -203,6 +205,7 @@ class Metrics:
     def observe_prediction(self, model: str, *, receive_s: float, total_s: float) -> None:
         """Note how long an answered prediction took: its upload, and all the rest."""
         self.observe_stage("receive", model, receive_s)
+        self.observe_stage("total", model, total_s)
         self.observe_stage("service", model, total_s - receive_s)
 
     def set_ready(self, *, ready: bool) -> None:

@@ -95,7 +95,7 @@ def test_the_services_own_time_is_without_the_upload() -> None:
         for stage in MEASURED_STAGES
     }
     rest = {"decode": None, "queue": None, "infer": None}
-    assert found == {"receive": 4.0, "service": 1.5, **rest}
+    assert found == {"receive": 4.0, "total": 5.5, "service": 1.5, **rest}
 
 
 def test_the_queues_depth_is_what_the_queue_says_at_the_moment() -> None:

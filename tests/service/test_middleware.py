@@ -83,8 +83,9 @@ def test_health_checks_and_scrapes_do_not_fill_the_log(service, caplog) -> None:
     assert not caplog.records
 
 
-def test_f71_strangers_make_no_new_series(start_service, unharmed, red_clip) -> None:
+def test_f71_strangers_make_no_new_series(start_service, publish_model, unharmed, tmp_path) -> None:
     """Thousands of paths, models, methods and ids: not one more series than the first of each."""
+    publish_model(tmp_path / "models", "lrcn", 1)
 
     def count_series() -> int:
         text = service.client.get("/metrics").text
@@ -112,7 +113,7 @@ def test_f71_strangers_make_no_new_series(start_service, unharmed, red_clip) -> 
                 answered = answered[answered.rfind(b'"request_id":"id-') + 1 :]
             sending.join()
 
-    with start_service() as service, unharmed(service):
+    with start_service(models_dir=tmp_path / "models") as service, unharmed(service):
         knock(range(1))
         count_series()
         before = count_series()
