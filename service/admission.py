@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from service.deadline import Deadline
-from service.errors import OverloadedError
+from service.disconnect import WatchDeparture, watch_nobody
+from service.errors import ClientGoneError, OverloadedError
 
 _SMOOTHING = 0.1
 _FIRST_GUESS_S = 1.0
@@ -43,17 +44,29 @@ class Admission:
         return sum(len(line) for line in self._lines.values())
 
     @asynccontextmanager
-    async def admit(self, deadline: Deadline, *, line: str = "") -> AsyncIterator[None]:
-        """Hold a permit for the duration of the `async with`; `line` says where to wait for it.
+    async def admit(
+        self,
+        deadline: Deadline,
+        *,
+        line: str = "",
+        watch_departure: WatchDeparture = watch_nobody,
+    ) -> AsyncIterator[None]:
+        """Hold a permit for the duration of the `async with`.
+
+        Args:
+            deadline: of the request.
+            line: where to wait for the permit.
+            watch_departure: tells in the line that the client has hung up.
 
         Raises:
             OverloadedError: at once, if the line is full.
             DeadlineError: the deadline passed in the line.
+            ClientGoneError: the client hung up in the line.
         """
         if self._in_flight < self._max_in_flight:
             self._in_flight += 1
         else:
-            await self._wait_in(line, deadline)
+            await self._wait_in(line, deadline, watch_departure)
         started_s = time.monotonic()
         try:
             yield
@@ -67,7 +80,9 @@ class Admission:
         seconds = math.ceil(self._held_s * ahead / self._max_in_flight)
         return min(max(1, seconds), _MOST_RETRY_AFTER_S)
 
-    async def _wait_in(self, name: str, deadline: Deadline) -> None:
+    async def _wait_in(
+        self, name: str, deadline: Deadline, watch_departure: WatchDeparture
+    ) -> None:
         """Return with a permit."""
         if len(self._lines.get(name, ())) >= self._max_waiting:
             raise OverloadedError(
@@ -77,11 +92,17 @@ class Admission:
         line = self._lines.setdefault(name, deque())
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.append(turn)
+
+        def give_up() -> None:
+            if not turn.done():
+                turn.set_exception(ClientGoneError())
+
         try:
             async with deadline.enforce():
-                await turn
+                with watch_departure(give_up):
+                    await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self._pass_on()  # the permit came in the moment in which it was given up
             elif turn in line:
                 line.remove(turn)
@@ -97,7 +118,7 @@ class Admission:
             turn = line.popleft()
             if line:
                 self._lines[name] = line
-            if not turn.done():  # done means cancelled: its client has gone
+            if not turn.done():  # done means given up
                 turn.set_result(None)
                 return
         self._in_flight -= 1

@@ -1,24 +1,30 @@
 """Connection: uvicorn's HTTP protocol, with an end to a client's every pause and a limit to all.
 
 uvicorn waits for ever for the rest of a request's headers, and for the rest of a body that was
-refused; it takes connections until the process has no descriptor left; and it parses whatever one
-read brings, 256 KiB, before anyone else gets a turn.
+refused; it takes connections until the process has no descriptor left; it parses whatever one
+read brings, 256 KiB, before anyone else gets a turn; and a request that has not asked for its body
+is not told that its client has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
 
 import h11
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from service.disconnect import DEPARTURE_EXTENSION
 from service.errors import KINDS, MEDIA_TYPE, OutOfConnectionsError, problem_body
+from service.hangup import HangUps
 
 #: Of a body in chunks of six bytes that is some 5 ms of parsing.
 _READ_BYTES: Final = 8 * 1024
@@ -52,6 +58,7 @@ class ConnectionConfig(uvicorn.Config):
             app, http=Connection, h11_max_incomplete_event_size=_MAX_HEADER_BYTES, **options
         )
         self.limits = limits
+        self.hang_ups = HangUps()
 
 
 class _Owed(Enum):
@@ -74,15 +81,20 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._hang_ups = config.hang_ups
+        self._own_app, self.app = self.app, self._run_app
         self._buffer = bytearray(_READ_BYTES)
         self._owed = _Owed.NOTHING
         self._patience: asyncio.TimerHandle | None = None
         self._idle_since_s = self.loop.time()
         self._refused = False
+        self._lost = False
+        self._on_departure: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection; if there are too many, at the cost of the one idle the longest."""
         super().connection_made(transport)
+        self._descriptor = transport.get_extra_info("socket").fileno()
         self._watch()
         if len(self.connections) > self._limits.max_connections:
             self._make_room()
@@ -106,8 +118,35 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up."""
+        self._lost = True
         self._stop_watch()
+        self._hang_ups.forget(self._descriptor)
         super().connection_lost(exc)
+        if self._on_departure is not None:
+            self._on_departure()
+
+    @contextmanager
+    def watch_departure(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Call `callback` once the client has hung up: service.disconnect's WatchDeparture.
+
+        uvicorn stops to read from a client of whose body it has enough for now, and with that to
+        notice its end.
+        """
+        if self._lost:
+            callback()
+        else:
+            self._on_departure = callback
+            self._hang_ups.watch(self._descriptor, self.transport.abort)
+        try:
+            yield
+        finally:
+            self._on_departure = None
+            if not self._lost:
+                self._hang_ups.forget(self._descriptor)
+
+    async def _run_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("extensions", {})[DEPARTURE_EXTENSION] = self.watch_departure
+        await self._own_app(scope, receive, send)
 
     def _watch(self) -> None:
         """Start the clock when the client begins to owe something, stop it when that has come."""

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractContextManager, aclosing, nullcontext
+from typing import Any, Final, TypeAlias, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import ClientGoneError
 
 _Result = TypeVar("_Result")
+
+#: With it a request whose body is not wanted yet learns that its client has hung up: for the
+#: duration of the `with` the callback is called once when that happens, or has happened.
+WatchDeparture: TypeAlias = Callable[[Callable[[], None]], AbstractContextManager[None]]
+
+#: Among a request's ASGI extensions: its connection's WatchDeparture. ASGI itself tells of a
+#: disconnect only after the whole body has been taken.
+DEPARTURE_EXTENSION: Final = "har.departure"
+
+
+def find_departure_watch(request: Request) -> WatchDeparture:
+    """The request's WatchDeparture; where the server has none, it never calls."""
+    watch: WatchDeparture = request.scope.get("extensions", {}).get(
+        DEPARTURE_EXTENSION, watch_nobody
+    )
+    return watch
+
+
+def watch_nobody(callback: Callable[[], None]) -> AbstractContextManager[None]:
+    """A WatchDeparture of a client that does not hang up."""
+    return nullcontext()
 
 
 async def read_chunks(request: Request) -> AsyncGenerator[bytes, None]:

@@ -13,7 +13,7 @@ from service.access import require_key
 from service.context import UNKNOWN_MODEL, get_context
 from service.deadline import Deadline
 from service.descriptions import PREDICT_BODY, document_problems
-from service.disconnect import read_chunks, run_unless_gone
+from service.disconnect import find_departure_watch, read_chunks, run_unless_gone
 from service.errors import InvalidParameterError, UnknownModelError
 from service.framesheet import encode_sheet, fits_sheet
 from service.inference import OnnxModel
@@ -94,7 +94,9 @@ async def predict(
         raise InvalidParameterError("This model's frames are too large to be sent back.")
     body_format = check_headers(request.headers, max_upload_bytes=settings.max_upload_bytes)
     deadline = Deadline.after(settings.request_timeout_s, since_s=context.started_s)
-    in_line = runtime.admission.admit(deadline, line=context.model)
+    in_line = runtime.admission.admit(
+        deadline, line=context.model, watch_departure=find_departure_watch(request)
+    )
     async with runtime.pipeline.use(chosen), in_line:
         began_s = time.monotonic()
         async with receive_upload(
