@@ -57,10 +57,14 @@ async function loadModels() {
     return;
   }
   $("key-form").hidden = true;
+  const before = $("model").value;
   $("model").replaceChildren(
     ...models.map(({ name, version }) => new Option(`${name} ${version}`, name)),
   );
-  $("model").value = (models.find((model) => model.default) ?? models[0]).name;
+  const kept = models.find(({ name }) => name === before);
+  const shown = kept ?? models.find((model) => model.default) ?? models[0];
+  $("model").value = shown.name;
+  if (before && !kept) $("again").textContent = `Run with ${shown.name}`;
   $("model").disabled = state === "working";
   $("choose").disabled = false;
   $("open-camera").disabled = findCameraObstacle() !== "";
@@ -143,7 +147,7 @@ async function classify() {
       announce("Cancelled.");
       $("again").focus();
     } else {
-      drawProblem(error);
+      drawProblem(error, model);
     }
   }
   $("again").textContent = "Run again";
@@ -176,19 +180,24 @@ async function drawAnswer(answer) {
   $("another").focus({ preventScroll: true });
 }
 
-function drawProblem(error) {
+function adviseOn(error, model) {
+  if (error.code === "unknown_model") return `${model.name} is no longer served: choose another.`;
+  return error.retryAfter ? `Try again in ${error.retryAfter} s.` : "";
+}
+
+function drawProblem(error, model) {
   const known = error instanceof Problem;
   if (!known) console.error(error);
   $("problem-title").textContent = known ? error.title : "The page made a mistake";
   $("problem-detail").textContent = known ? error.detail : String(error);
-  $("problem-advice").textContent = error.retryAfter
-    ? `Try again in ${error.retryAfter} s.`
-    : "";
+  $("problem-advice").textContent = adviseOn(error, model);
   $("problem-request").hidden = !error.requestId;
   $("request-id").textContent = error.requestId ?? "";
   show("problem");
   $("again").focus({ preventScroll: true });
   if (error.status === 401) explainNoModels(error);
+  // The service has reloaded its models since they were listed here.
+  if (error.code === "unknown_model") loadModels();
 }
 
 function startOver() {

@@ -1,4 +1,4 @@
-"""/: the page's files, and what the browser is told about them; test_web.py uses the page."""
+"""/: the page's files, and what the browser is told about them; web/ uses the page."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""The page and what is served: keys, models that load, models that go."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from service.runtime import Collaborators, load_models
+from tests.service.web.browsing import choose
+
+KEY = "a-key-of-16-chars"
+
+
+def test_a_key_is_asked_for_only_where_the_service_wants_one(
+    service, start_service, visit, red_clip
+) -> None:
+    with visit(service) as page:
+        expect(page.get_by_label("Key")).to_be_hidden()
+    with start_service(api_keys=(KEY,)) as locked, visit(locked, await_models=False) as page:
+        field = page.get_by_label("Key")
+        expect(field).to_be_focused()
+        field.fill("not the key at all")
+        field.press("Enter")
+        expect(page.get_by_text("does not accept that key")).to_be_visible()
+        field.fill(KEY)
+        field.press("Enter")
+        expect(field).to_be_hidden()
+        choose(page, red_clip)
+        expect(page.locator("#label")).to_have_text("red")
+        assert KEY not in page.content()
+
+
+def test_a_service_that_still_loads_says_so_and_then_works(
+    start_service, gate, visit, red_clip
+) -> None:
+    def load_later(settings):
+        gate.pass_through()
+        return load_models(settings)
+
+    late = Collaborators(load_models=load_later)
+    with (
+        start_service(late, await_ready=False) as service,
+        visit(service, await_models=False) as page,
+    ):
+        expect(page.get_by_text("The service is loading its models.")).to_be_visible()
+        gate.open()
+        expect(page.get_by_role("button", name="Choose a video")).to_be_enabled()
+        choose(page, red_clip)
+        expect(page.locator("#label")).to_have_text("red")
+
+
+def test_a_model_that_a_reload_has_removed_is_told_and_no_longer_offered(
+    start_service, visit, wait_for, models_dir: Path, tmp_path: Path, red_clip
+) -> None:
+    models = shutil.copytree(models_dir, tmp_path / "models")
+    with start_service(models_dir=models) as service, visit(service) as page:
+        page.get_by_label("Model").select_option("tiny")
+        shutil.rmtree(models / "tiny")
+        service.runtime.request_reload()
+        wait_for(lambda: len(service.client.get("/models").json()["models"]) == 1)
+        choose(page, red_clip)
+        expect(page.get_by_role("alert")).to_contain_text("tiny is no longer served")
+        expect(page.locator("#model option")).to_have_text(["lrcn 1"])
+        page.get_by_role("button", name="Run with lrcn").click()
+        expect(page.locator("#label")).to_have_text("red")
+
+
+def test_a_list_that_is_read_anew_keeps_what_was_chosen(service, visit) -> None:
+    with visit(service) as page:
+        page.get_by_label("Model").select_option("tiny")
+        page.evaluate(
+            """() => {
+                document.querySelector("#model option").id = "stale";
+                document.getElementById("key-form").dispatchEvent(new Event("submit"));
+            }"""
+        )
+        expect(page.locator("#stale")).to_have_count(0)
+        expect(page.get_by_label("Model")).to_have_value("tiny")
