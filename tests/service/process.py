@@ -1,4 +1,4 @@
-"""The service as a process of its own, as it is run."""
+"""The service's programs as processes of their own, as they are run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -113,6 +113,48 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 @contextmanager
+def started(
+    variables: Mapping[str, object],
+    *arguments: object,
+    module: str = "service",
+    max_files: int | None = None,
+    stdout: int | IO[str] = subprocess.PIPE,
+    stderr: int | IO[str] = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[str]]:
+    """A module run as a program, with these HAR_ variables and no others; killed at the end.
+
+    Without another word in `variables` it has one decoder and one thread: on a machine that is
+    short of memory more of them are warned of.
+    """
+    own = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
+    settings = {"HAR_DECODERS": 1, "HAR_INTRA_OP_THREADS": 1} | dict(variables)
+    # Where the tests run in a shell's background, or under nohup, signals are ignored, and children
+    # inherit that.
+    inherited = {
+        one: signal.signal(one, handler)
+        for one, handler in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGHUP, signal.SIG_DFL),
+        )
+    }
+    process = subprocess.Popen(
+        limit_files(max_files, [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]),
+        env=own | {name: str(value) for name, value in settings.items()},
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+    )
+    for one, handler in inherited.items():
+        signal.signal(one, handler)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
 def launch_service(
     models_dir: Path, folder: Path, *, max_files: int | None = None, **variables: object
 ) -> Iterator[ServiceProcess]:
@@ -123,20 +165,12 @@ def launch_service(
         "HAR_MODELS_DIR": models_dir,
         "HAR_SPOOL_DIR": folder / "spool",
         "HAR_DECODERS": 2,
-        "HAR_INTRA_OP_THREADS": 1,
         "HAR_LOG_FORMAT": "json",
     }
-    own = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
     with (
         log.open("w") as errors,
-        subprocess.Popen(
-            limit_files(max_files, [sys.executable, "-W", "error", "-m", "service"]),
-            env=own | {name: str(value) for name, value in (settings | variables).items()},
-            stderr=errors,
-            text=True,
+        started(
+            settings | variables, max_files=max_files, stdout=subprocess.DEVNULL, stderr=errors
         ) as process,
     ):
-        try:
-            yield ServiceProcess(process, await_ready(process, log), log)
-        finally:
-            process.kill()
+        yield ServiceProcess(process, await_ready(process, log), log)

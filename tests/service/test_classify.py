@@ -9,17 +9,15 @@ import pty
 import re
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from service.classify import main
-
-WAIT_S = 60
+from tests.service.process import WAIT_S, started
 
 
 @dataclass
@@ -250,22 +248,11 @@ def test_it_leaves_nothing_behind(classify, clips: Path, tmp_path: Path, monkeyp
 # --- as a process ---------------------------------------------------------------------------------
 
 
-@contextmanager
-def started(models_dir: Path, *arguments: object, **streams: int) -> Iterator[subprocess.Popen]:
-    # Where the tests run in a shell's background, SIGINT is ignored, and children inherit that.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "service.classify", *map(str, arguments)],
-        env=os.environ | {"HAR_MODELS_DIR": str(models_dir), "HAR_DECODERS": "1"},
-        start_new_session=True,
-        **streams,
-    )
-    signal.signal(signal.SIGINT, inherited)
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def classifying(
+    models_dir: Path, clips: Path, **streams: int
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    variables = {"HAR_MODELS_DIR": models_dir}
+    return started(variables, clips, module="service.classify", **streams)
 
 
 @pytest.fixture
@@ -280,35 +267,33 @@ def many(tmp_path: Path, red_clip: bytes) -> Path:
 
 
 def test_ctrl_c_ends_it_in_one_word_and_leaves_no_process(models_dir: Path, many: Path) -> None:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(models_dir, many, **pipes) as process:
+    with classifying(models_dir, many) as process:
         assert process.stdout is not None
-        assert b" red " in process.stdout.readline()
+        assert " red " in process.stdout.readline()
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert children
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=WAIT_S)
-    assert (process.returncode, err) == (130, b"interrupted\n")
+    assert (process.returncode, err) == (130, "interrupted\n")
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(models_dir: Path, many: Path) -> None:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with started(models_dir, many, **pipes) as process:
+    with classifying(models_dir, many) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read()
         assert process.wait(WAIT_S) == 130
-    assert err == b""
+    assert err == ""
 
 
 def test_a_bar_shows_how_far_it_is_where_errors_go_to_a_terminal(
     models_dir: Path, clips: Path
 ) -> None:
     ours, theirs = pty.openpty()
-    with started(models_dir, clips, stdout=subprocess.PIPE, stderr=theirs) as process:
+    with classifying(models_dir, clips, stderr=theirs) as process:
         os.close(theirs)
         out, _ = process.communicate(timeout=WAIT_S)
         shown = b""
@@ -320,7 +305,7 @@ def test_a_bar_shows_how_far_it_is_where_errors_go_to_a_terminal(
         os.close(ours)
     assert process.returncode == 0
     assert len(out.splitlines()) == 3
-    assert b"\x1b" not in out
+    assert "\x1b" not in out
     text = shown.decode()
     assert "░" in text
     assert " 0 of 3" in text

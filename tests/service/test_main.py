@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import httpx
 import pytest
 
 from service.server import open_listener
-
-WAIT_S = 60
-
-
-@contextmanager
-def started(
-    variables: Mapping[str, object], module: str = "service"
-) -> Iterator[subprocess.Popen[str]]:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", module],
-        env=environment | {name: str(value) for name, value in variables.items()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+from tests.service.process import WAIT_S, started
 
 
 def failed_start(variables: Mapping[str, object]) -> tuple[int, str]:
@@ -121,7 +97,7 @@ def test_f68_a_gpu_that_is_lost_ends_the_process_with_its_own_exit_code_and_the_
         "HAR_DEVICE": "cuda",
         "HAR_LOG_LEVEL": "error",
     }
-    with started(variables, "tests.service.lost_gpu_service") as process:
+    with started(variables, module="tests.service.lost_gpu_service") as process:
         assert process.stdout is not None
         address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
         assert address

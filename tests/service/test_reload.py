@@ -20,7 +20,7 @@ import pytest
 
 from clip import ClipSpec
 from service.runtime import Collaborators, load_models, reload_models
-from tests.service.test_main import started
+from tests.service.process import started
 
 KEY = "a-key-for-reloads-0123"
 HEADERS = {"X-API-Key": KEY}

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.service.process import WAIT_S, await_gone, limit_files, read_answer
+from tests.service.process import WAIT_S, await_gone, read_answer, started
 from tests.service.wire import VIDEO_HEAD, request_head
 
 # --- stopping -------------------------------------------------------------------------------------
@@ -173,19 +173,12 @@ def test_f58_when_descriptors_run_out_the_surplus_is_503_and_it_recovers(launch,
 def test_f58_too_few_descriptors_for_anyone_end_the_start_with_the_number(
     models_dir: Path,
 ) -> None:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("HAR_")}
-    ended = subprocess.run(
-        limit_files(100, [sys.executable, "-m", "service"]),
-        check=False,
-        env=environment | {"HAR_PORT": "0", "HAR_MODELS_DIR": str(models_dir)},
-        capture_output=True,
-        text=True,
-        timeout=WAIT_S,
-    )
-    assert ended.returncode == 2
+    with started({"HAR_PORT": 0, "HAR_MODELS_DIR": models_dir}, max_files=100) as process:
+        _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 2
     assert re.match(
         r"har-service cannot start: the limit of open files \(ulimit -n\) is 100, and at least \d+",
-        ended.stderr,
+        err,
     )
 
 
