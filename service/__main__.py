@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import socket
 import sys
@@ -18,6 +17,7 @@ from typing import Final
 
 from service.access import KEY_HEADER
 from service.app import create_app
+from service.cuda import exit_without_cleanup
 from service.errors import GpuLostError
 from service.logs import configure_logging, log_event
 from service.registry import ModelRegistry
@@ -116,11 +116,7 @@ def main(collaborators: Collaborators = _DEFAULTS) -> int:
             print(f"har-service cannot start: {error}", file=sys.stderr)
             return _EXIT_BAD_SETTINGS
     if code == _EXIT_GPU_LOST:
-        # Every thread and process of the service has ended by now. What is left is CUDA's own
-        # clean-up, which may abort or hang on a GPU that is lost.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        exit_without_cleanup(code)
     return code
 
 

@@ -1,7 +1,8 @@
 """python -m service.classify: classify video files by the service's own pipeline, without a server.
 
 Exit codes: 0 every file was classified, 1 at least one was not, 2 nothing was tried (an option, a
-setting or a model cannot be used, or there is no video), 130 it was interrupted.
+setting or a model cannot be used, or there is no video), 3 the GPU failed and the rest was not
+tried, 130 it was interrupted.
 """
 
 from __future__ import annotations
@@ -15,13 +16,21 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from clip import ModelManifest
 from service.clipfiles import UnreadableError, find_files, open_file
+from service.cuda import exit_without_cleanup
 from service.deadline import Deadline
-from service.errors import InvalidParameterError, ServiceError, UnknownModelError, describe_error
+from service.errors import (
+    GpuLostError,
+    InvalidParameterError,
+    ServiceError,
+    UnknownModelError,
+    describe_error,
+)
 from service.inference import OnnxModel
 from service.listing import (
     ClassifiedFile,
@@ -40,11 +49,13 @@ logger: Final = logging.getLogger(__name__)
 
 _EXIT_SOME_FAILED = 1
 _EXIT_NOTHING_TRIED = 2
+_EXIT_GPU_LOST = 3
 _EXIT_INTERRUPTED = 130
 _TABLE_TOP_K = 3
 _CSV_TOP_K = 1
 #: So that no decoder waits while clips are at the model.
 _CLIPS_PER_DECODER = 2
+_DEFAULTS = Collaborators()
 
 
 class UsageError(ValueError):
@@ -52,7 +63,10 @@ class UsageError(ValueError):
 
 
 async def classify_files(
-    paths: Sequence[Path], options: argparse.Namespace, settings: Settings
+    paths: Sequence[Path],
+    options: argparse.Namespace,
+    settings: Settings,
+    collaborators: Collaborators = _DEFAULTS,
 ) -> int:
     """Classify files, several at a time, and print each as soon as all before it are there.
 
@@ -62,8 +76,9 @@ async def classify_files(
     Raises:
         UsageError: there is no such model.
         ModelLoadError, ForkServerError, SettingsError: nothing can be classified here.
+        GpuLostError: nothing more can; what came before has been printed.
     """
-    async with _running(settings) as runtime:
+    async with _running(settings, collaborators) as runtime:
         model = _choose_model(runtime.registry, options.model)
         listing = _choose_listing(paths, model.manifest, options)
         bar = ProgressBar(len(paths), sys.stderr)
@@ -125,14 +140,19 @@ class _OrderedPrinter:
 
 
 @asynccontextmanager
-async def _running(settings: Settings) -> AsyncIterator[Runtime]:
+async def _running(settings: Settings, collaborators: Collaborators) -> AsyncIterator[Runtime]:
     """The service's parts without its server, ready."""
     settled = asyncio.get_running_loop().create_future()
 
     def be_ready(registry: ModelRegistry) -> None:
         settled.set_result(registry)
 
-    runtime = Runtime(settings, Collaborators(on_ready=be_ready, on_failure=settled.set_exception))
+    def fail(error: Exception) -> None:
+        # A GPU that is lost later fails every clip: whoever waits for one learns of it there.
+        if not settled.done():
+            settled.set_exception(error)
+
+    runtime = Runtime(settings, replace(collaborators, on_ready=be_ready, on_failure=fail))
     runtime.start()
     try:
         await settled
@@ -146,6 +166,8 @@ async def _classify_file(path: Path, runtime: Runtime, model: OnnxModel) -> Clas
     try:
         with open_file(path) as file:
             return ClassifiedFile(path, await runtime.pipeline.classify(file, model, deadline))
+    except GpuLostError:
+        raise
     except UnreadableError as error:
         return ClassifiedFile(path, Failure("unreadable", "File cannot be read", str(error)))
     except Exception as error:
@@ -179,8 +201,8 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m service.classify",
         description="Classify video files as the service would, without a server.",
         epilog="Exit codes: 0 every file was classified, 1 at least one was not, 2 nothing was "
-        "tried, 130 interrupted. Models, device, decoders and limits are the service's HAR_ "
-        "variables: see docs/settings.md.",
+        "tried, 3 the GPU failed amid it, 130 interrupted. Models, device, decoders and limits are "
+        "the service's HAR_ variables: see docs/settings.md.",
     )
     parser.add_argument(
         "files",
@@ -220,7 +242,7 @@ def _tell(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, collaborators: Collaborators = _DEFAULTS) -> int:
     """Classify what the command line names; the process's exit code."""
     options = _parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
@@ -237,10 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nothing is uploaded and nobody listens: neither the service's folder nor its address.
         with tempfile.TemporaryDirectory(prefix="har-classify-") as folder:
             settings = load_settings(spool_dir=Path(folder), host="127.0.0.1")
-            failed = asyncio.run(classify_files(found.paths, options, settings))
+            failed = asyncio.run(classify_files(found.paths, options, settings, collaborators))
     except (UsageError, *StartError.__args__) as error:
         _tell(f"cannot classify: {error}")
         return _EXIT_NOTHING_TRIED
+    except GpuLostError as error:
+        _tell(f"cannot go on: {error.reason}")
+        return _EXIT_GPU_LOST
     except KeyboardInterrupt:
         _tell("interrupted")
         return _EXIT_INTERRUPTED
@@ -251,5 +276,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _EXIT_SOME_FAILED if failed else 0
 
 
+def run(collaborators: Collaborators = _DEFAULTS) -> NoReturn:
+    """The program: main(), then the end of the process."""
+    code = main(collaborators=collaborators)
+    if code == _EXIT_GPU_LOST:
+        exit_without_cleanup(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

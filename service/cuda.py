@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 import re
 import sys
 from enum import StrEnum
+from typing import NoReturn
 
 import onnxruntime
 
@@ -114,3 +116,13 @@ def load_cuda_libraries() -> str | None:
         if line.startswith("Failed to load"):
             return line
     return None
+
+
+def exit_without_cleanup(code: int) -> NoReturn:
+    """End a process whose GPU is lost, and of which no other thread or child is left.
+
+    What would come is CUDA's own clean-up, which may abort or hang then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -255,6 +255,18 @@ def classifying(
     return started(variables, clips, module="service.classify", **streams)
 
 
+def test_f68_a_gpu_that_is_lost_ends_it_with_the_reason_and_its_own_exit_code(
+    models_dir: Path, clips: Path
+) -> None:
+    variables = {"HAR_MODELS_DIR": models_dir, "HAR_DEVICE": "cuda"}
+    with started(variables, clips, module="tests.service.lost_gpu_classify") as process:
+        out, err = process.communicate(timeout=WAIT_S)
+    assert (process.returncode, out) == (3, "")
+    assert err.splitlines()[-1].startswith("cannot go on: CUDA has failed: ")
+    assert "illegal memory access" in err.splitlines()[-1]
+    assert "Traceback" not in err
+
+
 @pytest.fixture
 def many(tmp_path: Path, red_clip: bytes) -> Path:
     folder = tmp_path / "many"
