@@ -1,6 +1,7 @@
 """python -m service: start the service as the HAR_ variables say.
 
-SIGHUP makes it serve what is in the models folder by then. Exit codes: 0 stopped as asked, 1 a
+SIGHUP makes it serve what is in the models folder by then; one that comes too early for that is
+ignored: the folder is still to be read. Exit codes: 0 stopped as asked, 1 a
 model or the spool cannot be used, 2 a setting or the address cannot, 3 the GPU failed and the
 service has to be started anew.
 """
@@ -15,10 +16,15 @@ import sys
 from dataclasses import replace
 from typing import Final
 
+# Its default would end the process. The imports below take seconds.
+if __name__ == "__main__" and hasattr(signal, "SIGHUP"):  # not on Windows
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
 from service.access import KEY_HEADER
 from service.app import create_app
 from service.cuda import exit_without_cleanup
 from service.errors import GpuLostError
+from service.loading import is_loading
 from service.logs import configure_logging, log_event
 from service.registry import ModelRegistry
 from service.runtime import Collaborators
@@ -59,7 +65,7 @@ def serve(
     # that a stop that was asked for ends with exit code 0.
     for stop_signal in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop_signal, server.handle_exit)
-    if hasattr(signal, "SIGHUP"):  # not on Windows
+    if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, lambda number, frame: app.state.runtime.request_reload())
     server.run(sockets=[listener])
     for error in failures:
@@ -115,7 +121,7 @@ def main(collaborators: Collaborators = _DEFAULTS) -> int:
         except SettingsError as error:
             print(f"har-service cannot start: {error}", file=sys.stderr)
             return _EXIT_BAD_SETTINGS
-    if code == _EXIT_GPU_LOST:
+    if code == _EXIT_GPU_LOST or is_loading():
         exit_without_cleanup(code)
     return code
 

@@ -40,6 +40,7 @@ from service.listing import (
     Listing,
     TableListing,
 )
+from service.loading import is_loading
 from service.progress import ProgressBar
 from service.registry import ModelRegistry
 from service.runtime import Collaborators, Runtime, StartError
@@ -279,7 +280,7 @@ def main(arguments: Sequence[str] | None = None, collaborators: Collaborators = 
 def run(collaborators: Collaborators = _DEFAULTS) -> NoReturn:
     """The program: main(), then the end of the process."""
     code = main(collaborators=collaborators)
-    if code == _EXIT_GPU_LOST:
+    if code == _EXIT_GPU_LOST or is_loading():
         exit_without_cleanup(code)
     sys.exit(code)
 

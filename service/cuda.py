@@ -119,9 +119,9 @@ def load_cuda_libraries() -> str | None:
 
 
 def exit_without_cleanup(code: int) -> NoReturn:
-    """End a process whose GPU is lost, and of which no other thread or child is left.
+    """End a process whose GPU is lost, or in which a model is still being loaded.
 
-    What would come is CUDA's own clean-up, which may abort or hang then.
+    What would come is CUDA's and ONNX Runtime's own clean-up, which may abort or hang then.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from opentelemetry.trace import TracerProvider
@@ -23,6 +24,8 @@ from service.errors import (
     StoppingError,
 )
 from service.forkserver import ForkServerError
+from service.inference import OnnxModel
+from service.loading import load_in_thread
 from service.looplag import watch_loop_lag
 from service.metrics import Metrics
 from service.pipeline import Pipeline
@@ -147,7 +150,8 @@ class Runtime:
         self._loading: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._reloading = asyncio.Lock()
-        self._background: set[asyncio.Task[object]] = set()
+        self._reloads: set[asyncio.Task[Any]] = set()
+        self._retirements: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -208,7 +212,7 @@ class Runtime:
             ReloadRefusedError: the models folder as a whole cannot be used; nothing has changed.
             NotReadyError, StoppingError: see `registry`.
         """
-        return await asyncio.shield(self._start_task(self._reload()))
+        return await asyncio.shield(self._start_task(self._reload(), self._reloads))
 
     def request_reload(self) -> None:
         """Begin a reload soon, from any thread or signal handler; its result is in the log.
@@ -216,24 +220,28 @@ class Runtime:
         While the models are being loaded it waits for that: they may have been read already.
         """
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(lambda: self._start_task(self._reload_once_loaded()))
+            self._loop.call_soon_threadsafe(
+                lambda: self._start_task(self._reload_once_loaded(), self._reloads)
+            )
 
     def begin_stop(self) -> None:
         """Take no new work from now on; what is under way goes on."""
         self.phase = Phase.STOPPING
 
     async def stop(self) -> None:
-        """Finish what is under way and end every thread and process."""
+        """Finish what is under way and end every thread and process.
+
+        Models that are being loaded are no longer wanted, and not waited for: service.loading.
+        """
         self.begin_stop()
-        for task in (self._loading, self._watching):
+        for task in (self._loading, self._watching, *self._reloads):
             if task is not None:
                 task.cancel()
                 await asyncio.wait([task])
-        if self._background:
-            await asyncio.wait(self._background)
+        if self._retirements:
+            await asyncio.wait(self._retirements)
         await self.pipeline.close()
-        for model in self._registry or ():
-            model.close()
+        _close(self._registry or ())
         self._loop = None
 
     async def _reload_once_loaded(self) -> None:
@@ -245,20 +253,23 @@ class Runtime:
         async with self._reloading:
             before = self.registry
             try:
-                after, changes = await asyncio.to_thread(
-                    self._collaborators.reload_models, self.settings, before
+                after, changes = await load_in_thread(
+                    partial(self._collaborators.reload_models, self.settings, before),
+                    discard=lambda outcome: _close(set(outcome[0]) - set(before)),
                 )
             except ModelLoadError as error:
                 logger.error("reload: %s", error)
                 raise ReloadRefusedError(
                     "The models folder holds nothing to serve; all is as before. The log says more."
                 ) from error
-            _ = self.registry  # it may have begun to stop meanwhile
+            if self.phase is not Phase.READY:
+                _close(set(after) - set(before))
+            _ = self.registry  # raises, if it has begun to stop meanwhile
             self.pipeline.start(set(after) - set(before))
             self._registry = after
             self.metrics.set_gpu_expected(expected=after.expects_gpu)
             for model in set(before) - set(after):
-                self._start_task(self.pipeline.retire(model))
+                self._start_task(self.pipeline.retire(model), self._retirements)
         logger.info(
             "reloaded: %d new, %d kept, %d removed, %d bad",
             len(changes.loaded),
@@ -268,19 +279,15 @@ class Runtime:
         )
         return changes
 
-    def _start_task(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+    @staticmethod
+    def _start_task(
+        work: Coroutine[Any, Any, _Result], tasks: set[asyncio.Task[Any]]
+    ) -> asyncio.Task[_Result]:
         task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._end_task)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_report_reload)
         return task
-
-    def _end_task(self, task: asyncio.Task[Any]) -> None:
-        self._background.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, ServiceError):
-            logger.error("reload: %s", error.detail)
-        elif error is not None:
-            logger.error("a reload failed", exc_info=error)
 
     def _fail(self, error: GpuLostError) -> None:
         if self.phase is Phase.READY:
@@ -289,9 +296,7 @@ class Runtime:
 
     async def _load(self) -> None:
         try:
-            registry, _ = await asyncio.gather(
-                asyncio.to_thread(self._load_models), self._decoders.start()
-            )
+            registry = await self._start_parts()
         except Exception as error:
             self.phase = Phase.FAILED
             if not isinstance(error, StartError):
@@ -305,6 +310,34 @@ class Runtime:
             self.phase = Phase.READY
             self._collaborators.on_ready(registry)
 
+    async def _start_parts(self) -> ModelRegistry:
+        """Load the models and start the decoders; if one cannot be, the other is not left at it."""
+        loading = asyncio.create_task(load_in_thread(self._load_models, discard=_close))
+        starting = asyncio.create_task(self._decoders.start())
+        try:
+            await asyncio.gather(loading, starting)
+        except BaseException:
+            for task in (loading, starting):
+                task.cancel()
+            await asyncio.wait([loading, starting])
+            if not loading.cancelled() and loading.exception() is None:
+                _close(loading.result())
+            raise
+        return loading.result()
+
     def _load_models(self) -> ModelRegistry:
         self.spool.prepare()
         return self._collaborators.load_models(self.settings)
+
+
+def _close(models: Iterable[OnnxModel]) -> None:
+    for model in models:
+        model.close()
+
+
+def _report_reload(task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, ServiceError):
+        logger.error("reload: %s", error.detail)
+    elif error is not None:
+        logger.error("a reload failed", exc_info=error)

@@ -57,15 +57,7 @@ class ServiceProcess:
 
     def children(self) -> set[int]:
         """Every process below this one."""
-        found: set[int] = set()
-        due = [self.process.pid]
-        while due:
-            for thread in Path(f"/proc/{due.pop()}/task").glob("*/children"):
-                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                    new = {int(word) for word in thread.read_text().split()} - found
-                    found |= new
-                    due.extend(new)
-        return found
+        return find_children(self.process.pid)
 
     def stop(self, stop: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code; nothing it started is left."""
@@ -74,6 +66,19 @@ class ServiceProcess:
         code = self.process.wait(WAIT_S)
         await_gone(children)
         return code
+
+
+def find_children(process_id: int) -> set[int]:
+    """Every process below that one."""
+    found: set[int] = set()
+    due = [process_id]
+    while due:
+        for thread in Path(f"/proc/{due.pop()}/task").glob("*/children"):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                new = {int(word) for word in thread.read_text().split()} - found
+                found |= new
+                due.extend(new)
+    return found
 
 
 def await_gone(processes: set[int]) -> None:
