@@ -51,13 +51,26 @@ class ConnectionLimits:
 
 
 class ConnectionConfig(uvicorn.Config):
-    """uvicorn's configuration, which its protocols are handed, with the limits of ours."""
+    """uvicorn's configuration, which its protocols are handed, with what ours share.
 
-    def __init__(self, app: Any, *, limits: ConnectionLimits, **options: Any) -> None:
+    Args:
+        limits: of each connection, and of all.
+        on_refusal: called for each connection that is refused.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        *,
+        limits: ConnectionLimits,
+        on_refusal: Callable[[], None],
+        **options: Any,
+    ) -> None:
         super().__init__(
             app, http=Connection, h11_max_incomplete_event_size=_MAX_HEADER_BYTES, **options
         )
         self.limits = limits
+        self.on_refusal = on_refusal
         self.hang_ups = HangUps()
 
 
@@ -81,6 +94,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
+        self._on_refusal = config.on_refusal
         self._hang_ups = config.hang_ups
         self._own_app, self.app = self.app, self._run_app
         self._buffer = bytearray(_READ_BYTES)
@@ -201,6 +215,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
     def _refuse(self) -> None:
         """Answer 503 before any request, and give the client a moment to read it."""
         self._refused = True
+        self._on_refusal()
         kind = KINDS[OutOfConnectionsError.code]
         detail = "The service has as many connections as it can take: try again later."
         body = json.dumps(problem_body(kind, detail, request_id="")).encode()

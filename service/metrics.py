@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from clip.manifest import ModelManifest
 from service.decoding import RESTART_REASONS
-from service.errors import KINDS
+from service.errors import KINDS, OutOfConnectionsError
 from service.settings import LATENCY_BUCKETS_S
 from service.tracing import find_trace_id
 from service.version import find_version
@@ -147,7 +147,7 @@ class Metrics:
         )
         self._rejected = Counter(
             "har_rejected_total",
-            "Requests refused for what they were or because there were too many, by problem code.",
+            "Requests and connections that were not taken on, by problem code.",
             ("reason",),
             registry=self.registry,
         )
@@ -197,6 +197,10 @@ class Metrics:
         if problem_code is not None:
             counter = self._rejected if is_refusal(problem_code) else self._failures
             counter.labels(problem_code).inc()
+
+    def count_refused_connection(self) -> None:
+        """Count a connection for which there was no place: no request of it is ever read."""
+        self._rejected.labels(OutOfConnectionsError.code).inc()
 
     def observe_stage(self, stage: str, model: str, duration_s: float) -> None:
         """Note how long one stage of a prediction took; `stage` is one of MEASURED_STAGES."""

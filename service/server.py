@@ -38,6 +38,7 @@ class Server(UvicornServer):
                     header_timeout_s=settings.header_timeout_s,
                     drain_timeout_s=settings.request_timeout_s,
                 ),
+                on_refusal=self._runtime.metrics.count_refused_connection,
                 ws="none",
                 lifespan="on",
                 log_config=None,
