@@ -65,9 +65,8 @@ def decode_selected(
         deadline: on the monotonic clock; None is no limit.
 
     Returns:
-        The images by timestamp; None if a packet did not decode, a frame came out incomplete or
-        a wanted one did not come out: what the stream really holds is then for decode_in_order() to
-        find.
+        The images by timestamp; None if a wanted frame did not come out whole: what the stream
+        really holds is then for decode_in_order() to find.
     """
     images: dict[int, Image] = {}
 
@@ -88,13 +87,16 @@ def decode_selected(
     for target, start in _targets(packets, wanted):
         if start > position:
             if position and not send(None):
-                break
+                return None
             context.flush_buffers()
             position = start
-        for packet in packets[position : target + 1]:
+        for place in range(position, target + 1):
+            packet = packets[place]
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            if not send(packet):
-                break
+            # After a failure before the target nothing more is worth a try. At the target it is:
+            # the error may be about an earlier packet, and the frame still come out.
+            if not send(packet) and place < target:
+                return None
         position = target + 1
     send(None)
     return images if len(images) == len(wanted) else None
