@@ -21,7 +21,7 @@ from typing import IO, Any
 import httpx
 import pytest
 
-WAIT_S = 60.0
+from tests.service.gate import WAIT_S
 
 
 @dataclass

@@ -16,6 +16,7 @@ from service.decoding import DecodePool
 from service.metrics import STAGES
 from service.runtime import Collaborators
 from tests.service.decoder_jobs import VIDEO_BEGINNING
+from tests.service.gate import WAIT_S
 from tests.service.wire import request_head
 
 
@@ -111,7 +112,7 @@ def test_f71_strangers_make_no_new_series(start_service, publish_model, unharmed
                 answered = answered[-20:] + connection.recv(65536)
                 due -= answered.count(b'"request_id":"id-')
                 answered = answered[answered.rfind(b'"request_id":"id-') + 1 :]
-            sending.join()
+            sending.join(WAIT_S)
 
     with start_service(models_dir=tmp_path / "models") as service, unharmed(service):
         knock(range(1))

@@ -20,7 +20,7 @@ import pytest
 
 from clip import ClipSpec
 from service.runtime import Collaborators, load_models, reload_models
-from tests.service.process import started
+from tests.service.process import WAIT_S, started
 
 KEY = "a-key-for-reloads-0123"
 HEADERS = {"X-API-Key": KEY}
@@ -133,7 +133,7 @@ def test_f63_a_removed_model_answers_the_requests_that_have_it_and_then_goes(
         assert info not in service.client.get("/metrics").text
         assert [thread.name for thread in threading.enumerate()].count("infer-going-1_0") == 1
         gate.open()
-        early.join(20)
+        early.join(WAIT_S)
         assert answers[0].json()["model"] == "going"
         series = 'har_stage_duration_seconds_count{model="going",stage="decode"}'
         wait_for(lambda: series not in service.client.get("/metrics").text)
@@ -156,7 +156,7 @@ def test_f63_a_clip_that_is_decoded_for_a_model_while_it_is_removed_is_classifie
         shutil.rmtree(models / "going")
         assert reload(service)["removed"] == ["going/1"]
         gate.open()
-        early.join(20)
+        early.join(WAIT_S)
         body = answers[0].json()
         assert (body["model"], body["label"]) == ("going", "red")
         wait_for(lambda: "infer-going-1_0" not in {one.name for one in threading.enumerate()})
@@ -195,7 +195,7 @@ def test_no_request_fails_while_models_come_and_go(
     with start_service(models_dir=models, api_keys=KEY) as service:
 
         def ask(colour: str) -> None:
-            with httpx.Client(base_url=service.url, headers=HEADERS, timeout=20) as client:
+            with httpx.Client(base_url=service.url, headers=HEADERS, timeout=WAIT_S) as client:
                 while not done.is_set():
                     answer = client.post("/predict", files={"file": ("c", clips[colour])})
                     body = answer.json()
@@ -223,7 +223,7 @@ def test_no_request_fails_while_models_come_and_go(
         finally:
             done.set()
             for client in clients:
-                client.join(20)
+                client.join(WAIT_S)
         assert set(answers) == {(200, True)}, answers
         assert seen >= set(range(2, 9))
         assert not list(service.runtime.spool.folder.iterdir())
@@ -249,7 +249,7 @@ def test_a_stop_in_the_midst_of_a_reload_waits_for_it_and_serves_nothing_new(
         wait_for(lambda: gate.arrived == 1)
         service.runtime.begin_stop()
         gate.open()
-        caller.join(20)
+        caller.join(WAIT_S)
         expect_problem(answers[0], 503, "stopping")
     wait_for(lambda: threading.active_count() <= threads)
 
@@ -275,7 +275,7 @@ def test_a_larger_model_that_comes_with_a_reload_is_the_default_and_both_answer(
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(20)
+        caller.join(WAIT_S)
     assert not wrong
 
 
@@ -286,7 +286,7 @@ def test_reloads_at_the_same_time_follow_each_other(locked, models, publish_mode
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(20)
+        caller.join(WAIT_S)
     assert sorted(len(body["loaded"]) for body in bodies) == [0, 0, 0, 1]
     assert all(not body["failed"] for body in bodies)
 
@@ -356,11 +356,11 @@ def test_sighup_reloads_and_leaves_the_process_alone(
         os.kill(process.pid, signal.SIGHUP)
 
         def newest() -> int:
-            answer = httpx.post(f"{address}/predict", files={"file": red_clip}, timeout=20)
+            answer = httpx.post(f"{address}/predict", files={"file": red_clip}, timeout=WAIT_S)
             version: int = answer.json()["version"]
             return version
 
         wait_for(lambda: newest() == 2)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=WAIT_S)
     assert (process.returncode, out, err) == (0, "", "")

@@ -9,6 +9,7 @@ import pytest
 
 from service.inference import ModelLoadError
 from service.runtime import Collaborators, Phase, load_models
+from tests.service.gate import WAIT_S
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_f62_a_bad_model_is_never_served_nor_are_the_good_ones(
     with start_service(
         Collaborators(load_models=load), await_ready=False, models_dir=tmp_path / "bad"
     ) as service:
-        assert settled.wait(20)
+        assert settled.wait(WAIT_S)
         expect_problem(service.client.get("/health/ready"), 503, "not_ready")
         assert service.client.get("/health/live").status_code == 200
     assert str(failures[0]).startswith(str(tmp_path / "bad" / "nan" / "1"))
@@ -114,7 +115,7 @@ def test_f69_what_is_under_way_is_answered_what_comes_late_is_503(
         assert service.client.get("/health/live").status_code == 200
         service.server.should_exit = True
         gate.open()
-        early.join(20)
+        early.join(WAIT_S)
     assert answers == [200]
 
 

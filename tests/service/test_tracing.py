@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from service.runtime import Collaborators
 from service.settings import Settings, SettingsError
 from service.tracing import check_tracing
+from tests.service.gate import WAIT_S
 
 OPENMETRICS = {"Accept": "application/openmetrics-text; version=1.0.0"}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -158,5 +159,5 @@ def test_spans_reach_a_collector_at_the_latest_when_the_service_stops(launch, re
                 assert service.stop() == 0
         finally:
             collector.shutdown()
-            thread.join()
+            thread.join(WAIT_S)
     assert collector.names == {"POST /predict", "decode", "queue", "infer"}

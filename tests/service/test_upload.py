@@ -9,6 +9,7 @@ import pytest
 
 from clip.sniff import SNIFF_BYTES
 from service.upload import MAX_ENVELOPE_BYTES
+from tests.service.gate import WAIT_S
 from tests.service.wire import (
     FORM_HEAD,
     FORM_HEADERS,
@@ -162,7 +163,7 @@ def test_the_body_is_not_asked_for_where_the_headers_suffice(
 
 def test_f06_without_expect_the_connection_lives_on(service, red_clip) -> None:
     """The refused body is passed over, and the next request on the connection is answered."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=WAIT_S)
     headers = {"Content-Type": "video/mp4"}
     connection.request("POST", "/predict", b"\0" * (MAX_UPLOAD_BYTES + 1), headers)
     with connection.getresponse() as response:

@@ -9,6 +9,7 @@ import time
 import httpx
 import pytest
 
+from tests.service.gate import WAIT_S
 from tests.service.wire import request_head
 
 
@@ -27,7 +28,7 @@ def test_f60_under_overload_each_is_answered_or_refused_and_all_are_right(
     with start_service(**limits) as service, unharmed(service):
 
         def ask(colour: str) -> None:
-            with httpx.Client(base_url=service.url, timeout=60) as client:
+            with httpx.Client(base_url=service.url, timeout=WAIT_S) as client:
                 for _ in range(15):
                     answer = client.post("/predict", files={"file": clips[colour]})
                     if answer.status_code == 429:
@@ -42,7 +43,7 @@ def test_f60_under_overload_each_is_answered_or_refused_and_all_are_right(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(WAIT_S)
         assert len(outcomes) == 16 * 15
         assert set(outcomes) == {True, (200, True)}
         assert service.metric("har_rejected_total", reason="overloaded") == outcomes.count(True)
@@ -79,7 +80,7 @@ def test_f61_a_crowd_for_one_model_leaves_the_other_its_share(
         wait_for(lambda: admission.waiting == 5)
         gate.open()
         for thread in threads:
-            thread.join()
+            thread.join(WAIT_S)
     # One line for all would answer it last. Each thread notes its answer a moment after it came.
     assert order.index("tiny") <= 4
     assert order.count("lrcn") == 5
@@ -102,13 +103,17 @@ def test_f71_scrapes_without_end_keep_nobody_waiting(service, red_clip) -> None:
 
     thread = threading.Thread(target=scrape)
     thread.start()
-    while scrapes < 100:
-        assert service.predict(red_clip).json()["label"] == "red"
-    scraping.set()
-    thread.join()
+    try:
+        give_up_s = time.monotonic() + WAIT_S
+        while scrapes < 100:
+            assert service.predict(red_clip).json()["label"] == "red"
+            assert time.monotonic() < give_up_s
+    finally:
+        scraping.set()
+        thread.join(WAIT_S)
 
 
-def test_f72_a_stall_of_the_event_loop_shows_in_the_metric(start_service) -> None:
+def test_f72_a_stall_of_the_event_loop_shows_in_the_metric(start_service, wait_for) -> None:
     name = "har_event_loop_lag_seconds"
     with start_service() as service:
 
@@ -118,8 +123,8 @@ def test_f72_a_stall_of_the_event_loop_shows_in_the_metric(start_service) -> Non
         before = count_late()
         loop = service.server.servers[0].get_loop()
         loop.call_soon_threadsafe(time.sleep, 0.6)
-        while count_late() == before:
-            assert service.client.get("/health/live").status_code == 200
+        wait_for(lambda: count_late() > before)
+        assert service.client.get("/health/live").status_code == 200
 
 
 def test_f72_nothing_that_the_service_does_blocks_the_event_loop(
@@ -137,8 +142,8 @@ def test_f72_nothing_that_the_service_does_blocks_the_event_loop(
     with start_service() as service:
         loop = service.server.servers[0].get_loop()
         loop.call_soon_threadsafe(loop.set_debug, True)
-        # Other processes want this machine too: less than half a second may be their doing.
-        loop.slow_callback_duration = 0.5
+        # Other processes want this machine too: less than two seconds may be their doing.
+        loop.slow_callback_duration = 2
         service.settle()
         assert service.predict(large).json()["label"] == "red"
         assert service.predict(large[:5000]).status_code == 422
@@ -146,7 +151,7 @@ def test_f72_nothing_that_the_service_does_blocks_the_event_loop(
         assert service.client.get("/metrics").status_code == 200
         assert service.client.get("/openapi.json").status_code == 200
         assert not slow()
-        loop.call_soon_threadsafe(time.sleep, 0.6)
+        loop.call_soon_threadsafe(time.sleep, 2.5)
         service.settle()
         assert slow()
 
