@@ -8,14 +8,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from clip import ModelManifest
 from service.pipeline import Prediction
-from service.schemas import ClipReport
+from service.schemas import PredictionReport
 
 #: Longer names push their line's columns to the right, and no other line's.
 _WIDEST_COLUMN = 60
+#: Stages of /predict's answer that a file on the disk does not go through.
+_REQUEST_STAGES: Final = {"receive", "total"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,23 +94,8 @@ class JsonListing:
                     "detail": failure.detail,
                 }
             case prediction:
-                ranked = prediction.ranked()
-                record |= {
-                    "model": prediction.manifest.name,
-                    "version": prediction.manifest.version,
-                    "label": ranked[0][0],
-                    "probability": ranked[0][1],
-                    "probabilities": dict(ranked[: self._top_k]),
-                    "clip": ClipReport.of(prediction.clip).model_dump(),
-                    "timings_ms": {
-                        stage: round(seconds * 1000, 3)
-                        for stage, seconds in (
-                            ("decode", prediction.decode_s),
-                            ("queue", prediction.queue_s),
-                            ("infer", prediction.infer_s),
-                        )
-                    },
-                }
+                report = PredictionReport.of(prediction, top_k=self._top_k)
+                record |= report.model_dump(exclude={"timings_ms": _REQUEST_STAGES, "frames": True})
         return json.dumps(record, allow_nan=False)
 
 

@@ -23,7 +23,8 @@ MAX_PARTS: Final = 8
 MAX_PART_HEADER_BYTES: Final = 16 * 1024
 MAX_PART_HEADERS: Final = 8
 
-_QUERY_PARAMETERS = (b"model", b"top_k", b"version", b"frames")
+#: What /predict takes in the address; in the form it would count for nothing.
+QUERY_PARAMETERS: Final = ("model", "version", "top_k", "frames")
 
 
 class FileFormParser:
@@ -117,9 +118,10 @@ class FileFormParser:
             raise MissingFileError(f"The file has to be in a field named {FILE_FIELD!r}.")
         if has_name and self._file_seen:
             raise TooManyPartsError("The form has more than one file: send one clip at a time.")
-        if name in _QUERY_PARAMETERS:
+        parameter = name.decode("latin-1")
+        if parameter in QUERY_PARAMETERS:
             raise InvalidParameterError(
-                f"Give {name.decode()} in the address (?{name.decode()}=...), not as a form field."
+                f"Give {parameter} in the address (?{parameter}=...), not as a form field."
             )
         self._in_file = has_name
         self._file_seen = self._file_seen or has_name

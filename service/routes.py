@@ -17,24 +17,22 @@ from service.disconnect import find_departure_watch, read_chunks, run_unless_gon
 from service.errors import InvalidParameterError, UnknownModelError
 from service.framesheet import encode_sheet, fits_sheet
 from service.inference import OnnxModel
+from service.multipart import QUERY_PARAMETERS
 from service.pipeline import Prediction
 from service.registry import ModelRegistry
 from service.runtime import Runtime
 from service.schemas import (
-    ClipReport,
     FrameSheet,
     HealthReport,
     ModelReport,
     ModelsReport,
     PredictionReport,
-    Timings,
 )
 from service.upload import check_headers, hold_to_pace, receive_upload
 
 router = APIRouter()
 
 MAX_TOP_K = 1000
-_PREDICT_PARAMETERS = ("model", "version", "top_k", "frames")
 
 
 async def get_runtime(request: Request) -> Runtime:
@@ -123,7 +121,9 @@ async def predict(
     total_s = context.elapsed_s()
     context.note_stage("total", total_s)
     runtime.metrics.observe_prediction(context.model, receive_s=receive_s, total_s=total_s)
-    return _report_prediction(prediction, top_k, sheet, receive_s=receive_s, total_s=total_s)
+    return PredictionReport.of(
+        prediction, top_k=top_k, receive_s=receive_s, total_s=total_s, frames=sheet
+    )
 
 
 @router.get(
@@ -214,44 +214,12 @@ def _choose_model(
 def _check_parameters(query: QueryParams) -> None:
     """A misspelled parameter would silently mean the default: refuse it."""
     names = [name for name, _ in query.multi_items()]
-    if len(set(names)) < len(names) or not set(names) <= set(_PREDICT_PARAMETERS):
+    if len(set(names)) < len(names) or not set(names) <= set(QUERY_PARAMETERS):
         raise InvalidParameterError(
-            f"Query parameters are {', '.join(_PREDICT_PARAMETERS)}, each at most once."
+            f"Query parameters are {', '.join(QUERY_PARAMETERS)}, each at most once."
         )
 
 
 async def _draw_frames(prediction: Prediction) -> FrameSheet:
     png = await asyncio.to_thread(encode_sheet, prediction.frames)
     return FrameSheet.of(png, prediction.manifest.clip_spec)
-
-
-def _report_prediction(
-    prediction: Prediction,
-    top_k: int | None,
-    sheet: FrameSheet | None,
-    *,
-    receive_s: float,
-    total_s: float,
-) -> PredictionReport:
-    ranked = prediction.ranked()
-    label, probability = ranked[0]
-    return PredictionReport(
-        model=prediction.manifest.name,
-        version=prediction.manifest.version,
-        label=label,
-        probability=probability,
-        probabilities=dict(ranked[:top_k]),
-        clip=ClipReport.of(prediction.clip),
-        timings_ms=Timings(
-            receive=_milliseconds(receive_s),
-            decode=_milliseconds(prediction.decode_s),
-            queue=_milliseconds(prediction.queue_s),
-            infer=_milliseconds(prediction.infer_s),
-            total=_milliseconds(total_s),
-        ),
-        frames=sheet,
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from clip import ClipInfo, ClipSpec
+from service.pipeline import Prediction
 
 Probability = Annotated[FiniteFloat, Field(ge=0, le=1.001)]
 Milliseconds = Annotated[FiniteFloat, Field(ge=0)]
@@ -102,6 +103,36 @@ class PredictionReport(_Schema):
         default=None, description="Only there if `frames=png` asked for it."
     )
 
+    @classmethod
+    def of(
+        cls,
+        prediction: Prediction,
+        *,
+        top_k: int | None,
+        receive_s: float = 0.0,
+        total_s: float = 0.0,
+        frames: FrameSheet | None = None,
+    ) -> Self:
+        """The report of what a model said, with the `top_k` most probable classes, or all."""
+        ranked = prediction.ranked()
+        label, probability = ranked[0]
+        return cls(
+            model=prediction.manifest.name,
+            version=prediction.manifest.version,
+            label=label,
+            probability=probability,
+            probabilities=dict(ranked[:top_k]),
+            clip=ClipReport.of(prediction.clip),
+            timings_ms=Timings(
+                receive=_milliseconds(receive_s),
+                decode=_milliseconds(prediction.decode_s),
+                queue=_milliseconds(prediction.queue_s),
+                infer=_milliseconds(prediction.infer_s),
+                total=_milliseconds(total_s),
+            ),
+            frames=frames,
+        )
+
 
 class ModelReport(_Schema):
     """A model that is served."""
@@ -164,3 +195,7 @@ class ProblemReport(_Schema):
     code: str = Field(description="Stable, for machines; docs/errors.md lists all.")
     detail: str = Field(description="For people.")
     request_id: str = Field(description="Also in the X-Request-ID header and in the log.")
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
