@@ -29,7 +29,7 @@ from service.logs import configure_logging, log_event
 from service.registry import ModelRegistry
 from service.runtime import Collaborators
 from service.server import Server, open_listener
-from service.settings import Settings, SettingsError, load_settings
+from service.settings import Settings, SettingsError, load_settings, warn_of_unknown_variables
 from service.tracing import check_tracing
 
 logger: Final = logging.getLogger("service")
@@ -115,6 +115,7 @@ def main(collaborators: Collaborators = _DEFAULTS) -> int:
         print(f"har-service cannot start: {error}", file=sys.stderr)
         return _EXIT_BAD_SETTINGS
     configure_logging(settings)
+    warn_of_unknown_variables()
     with listener:
         try:
             code = serve(settings, listener, collaborators)

@@ -175,9 +175,9 @@ class MicroBatcher:
             for entry in batch:
                 entry.answer.cancel()
             raise
-        except Exception:  # the runner thread is not to be had
+        except Exception as error:  # the runner thread is not to be had
             logger.exception("%s: a batch of %d could not be run", self._name, len(batch))
-            outcomes = [_failed_run() for _ in batch]
+            outcomes = [_failed_run(error) for _ in batch]
         infer_s = time.monotonic() - started_s
         for entry, outcome in zip(batch, outcomes, strict=True):
             if entry.answer.done():
@@ -223,15 +223,19 @@ class MicroBatcher:
             if size == 1:
                 return [GpuMemoryError()]
             step = (size + 1) // 2
-        except Exception:
+        except Exception as error:
+            if size == 1:
+                return [_failed_run(error)]  # whoever waits for it knows which request it is
             logger.exception("%s: a batch of %d failed", self._name, size)
         if size == 1:
-            return [_failed_run()]
+            return [_failed_run(None)]
         outcomes = []
         for start in range(0, size, step):
             outcomes.extend(self._run_rows(batch[start : start + step]))
         return outcomes
 
 
-def _failed_run() -> InferenceError:
-    return InferenceError("The model failed on this clip.")
+def _failed_run(cause: Exception | None) -> InferenceError:
+    error = InferenceError("The model failed on this clip.")
+    error.__cause__ = cause
+    return error

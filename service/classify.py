@@ -26,6 +26,7 @@ from service.cuda import exit_without_cleanup
 from service.deadline import Deadline
 from service.errors import (
     GpuLostError,
+    InferenceError,
     InvalidParameterError,
     ServiceError,
     UnknownModelError,
@@ -44,7 +45,7 @@ from service.loading import is_loading
 from service.progress import ProgressBar
 from service.registry import ModelRegistry
 from service.runtime import Collaborators, Runtime, StartError
-from service.settings import Settings, load_settings
+from service.settings import Settings, load_settings, warn_of_unknown_variables
 
 logger: Final = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ async def _classify_file(path: Path, runtime: Runtime, model: OnnxModel) -> Clas
         return ClassifiedFile(path, Failure("unreadable", "File cannot be read", str(error)))
     except Exception as error:
         problem = describe_error(error)
-        if problem.kind.code == ServiceError.code:
+        if problem.kind.code in {ServiceError.code, InferenceError.code}:
             logger.exception("%s", path)
         return ClassifiedFile(path, Failure(problem.kind.code, problem.kind.title, problem.detail))
 
@@ -260,6 +261,7 @@ def main(arguments: Sequence[str] | None = None, collaborators: Collaborators = 
         # Nothing is uploaded and nobody listens: neither the service's folder nor its address.
         with tempfile.TemporaryDirectory(prefix="har-classify-") as folder:
             settings = load_settings(spool_dir=Path(folder), host="127.0.0.1")
+            warn_of_unknown_variables()
             failed = asyncio.run(classify_files(found.paths, options, settings, collaborators))
     except (UsageError, *StartError.__args__) as error:
         _tell(f"cannot classify: {error}")

@@ -35,10 +35,11 @@ it by a test. `detail` never holds a path, an address or the words of a library.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -47,6 +48,8 @@ from starlette.responses import JSONResponse, Response
 
 from clip.errors import ClipError
 from service.context import get_context
+
+logger: Final = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:har:problem:"
@@ -352,12 +355,15 @@ def render_problem(problem: Problem, request_id: str) -> Response:
 async def answer_error(request: Request, error: Exception) -> Response:
     """Exception handler: answer the problem; note its code for the log line and the metrics."""
     context = get_context(request)
+    if isinstance(error, InferenceError):
+        # What the runtime said is its cause, and told nowhere else beside the id.
+        logger.error("request %s failed", context.request_id, exc_info=error)
     problem = describe_error(error)
     context.problem_code = problem.kind.code
     return render_problem(problem, context.request_id)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Make every expected error a problem; unexpected ones are service.context's."""
+    """Make every expected error a problem; unexpected ones are service.middleware's."""
     for error_class in (ServiceError, ClipError, RequestValidationError, HTTPException):
         app.add_exception_handler(error_class, answer_error)

@@ -5,12 +5,15 @@ docs/settings.md says what each is for; a test holds it to this module.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     Field,
@@ -21,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+logger: Final = logging.getLogger(__name__)
 
 ENV_PREFIX = "HAR_"
 
@@ -211,3 +216,23 @@ def load_settings(**values: Any) -> Settings:
                 message = f"{shown}: {message}"
             lines.append(message)
         raise SettingsError("\n".join(lines)) from error
+
+
+def warn_of_unknown_variables(variables: Mapping[str, str] = os.environ) -> None:
+    """Log a warning if there are HAR_ variables that are no settings: a slip would go unnoticed.
+
+    They do not end a start: Kubernetes sets some for a Service that is called `har`.
+    """
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
+    unknown = [
+        _suggest(name, known)
+        for name in sorted(variables)
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
+    ]
+    if unknown:
+        logger.warning("no such setting: %s", ", ".join(unknown))
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name.upper(), known, n=1)
+    return f"{name} ({near[0]}?)" if near else name

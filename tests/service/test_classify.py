@@ -39,6 +39,9 @@ def classify(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Classify:
     """classify(*arguments): run the command in this process."""
+    for name in os.environ:
+        if name.startswith("HAR_"):  # the tests' own, which the command would wonder at
+            monkeypatch.delenv(name)
     monkeypatch.setenv("HAR_MODELS_DIR", str(models_dir))
     monkeypatch.setenv("HAR_DEVICE", "cpu")
 

@@ -54,6 +54,24 @@ def test_a_bad_setting_ends_the_start_with_its_variable() -> None:
     assert err.startswith("har-service cannot start: HAR_PORT=http: ")
 
 
+def test_a_misspelled_setting_is_told_at_the_start(models_dir: Path, tmp_path: Path) -> None:
+    variables = {
+        "HAR_PORT": 0,
+        "HAR_MODELS_DIR": models_dir,
+        "HAR_SPOOL_DIR": tmp_path,
+        "HAR_LOG_LEVEL": "warning",
+        "HAR_MAX_UPLOAD_BYTE": 1,
+    }
+    with started(variables) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0
+    (line,) = err.splitlines()
+    assert line.endswith("no such setting: HAR_MAX_UPLOAD_BYTE (HAR_MAX_UPLOAD_BYTES?)")
+
+
 def test_f24_a_start_for_all_the_world_without_keys_is_refused() -> None:
     code, err = failed_start({"HAR_PORT": 0, "HAR_HOST": "0.0.0.0"})
     assert code == 2

@@ -11,6 +11,7 @@ from service.settings import (
     count_usable_cpus,
     find_models_dir,
     load_settings,
+    warn_of_unknown_variables,
 )
 
 
@@ -203,3 +204,23 @@ def test_models_of_the_current_directory_come_first(
     assert find_models_dir().is_absolute()
     (tmp_path / "models").mkdir()
     assert find_models_dir() == Path("models")
+
+
+def test_variables_that_are_no_settings_are_told_with_what_they_may_mean(caplog) -> None:
+    variables = {
+        "HAR_API_KEY": "never-to-be-seen",
+        "har_decoder": "3",
+        "HAR_PORT_8000_TCP_PROTO": "tcp",
+        "HAR_LOG_LEVEL": "info",
+        "har_port": "0",
+        "PATH": "/bin",
+    }
+    warn_of_unknown_variables(variables)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "no such setting: HAR_API_KEY (HAR_API_KEYS?), HAR_PORT_8000_TCP_PROTO, "
+        "har_decoder (HAR_DECODERS?)"
+    )
+    caplog.clear()
+    warn_of_unknown_variables({"HAR_PORT": "0"})
+    assert not caplog.records
