@@ -1,7 +1,8 @@
 """Connection: uvicorn's HTTP protocol, with an end to a client's every pause and a limit to all.
 
 uvicorn waits for ever for the rest of a request's headers, and for the rest of a body that was
-refused; it takes connections until the process has no descriptor left; it parses whatever one
+refused, and for a client that does not read its answers; it takes connections until the process has
+no descriptor left; it parses whatever one
 read brings, 256 KiB, before anyone else gets a turn; and a request that has not asked for its body
 is not told that its client has gone.
 """
@@ -32,6 +33,8 @@ _MAX_HEADER_BYTES: Final = 64 * 1024
 _LINGER_S = 1.0
 #: A client that connects has its first request ready.
 _FIRST_REQUEST_S = 1.0
+#: The two ways to tell where a body ends.
+_LENGTHS: Final = {b"content-length", b"transfer-encoding"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +46,15 @@ class ConnectionLimits:
         header_timeout_s: from the first moment, or the first byte of a next request, to the end of
             its headers.
         drain_timeout_s: from an answer that came early to the end of the body it did not wait for.
+        read_timeout_s: for how long a client may fail to read its answers at `min_bytes_per_s`.
+        min_bytes_per_s: see there.
     """
 
     max_connections: int
     header_timeout_s: float
     drain_timeout_s: float
+    read_timeout_s: float
+    min_bytes_per_s: float
 
 
 class ConnectionConfig(uvicorn.Config):
@@ -100,6 +107,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._buffer = bytearray(_READ_BYTES)
         self._owed = _Owed.NOTHING
         self._patience: asyncio.TimerHandle | None = None
+        self._reading: asyncio.TimerHandle | None = None
         self._idle_since_s = self.loop.time()
         self._refused = False
         self._lost = False
@@ -134,10 +142,36 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         """Clean up."""
         self._lost = True
         self._stop_watch()
+        if self._reading is not None:
+            self._reading.cancel()
         self._hang_ups.forget(self._descriptor)
         super().connection_lost(exc)
         if self._on_departure is not None:
             self._on_departure()
+
+    def pause_writing(self) -> None:
+        """Wait for a client that does not read its answers, but not for ever."""
+        super().pause_writing()
+        self._await_reading()
+
+    def resume_writing(self) -> None:
+        """Go on: it has read."""
+        super().resume_writing()
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+
+    def _await_reading(self) -> None:
+        unread_bytes = self.transport.get_write_buffer_size()
+        timeout_s = self._limits.read_timeout_s
+        self._reading = self.loop.call_later(timeout_s, self._check_reading, unread_bytes)
+
+    def _check_reading(self, unread_bytes: int) -> None:
+        read_bytes = unread_bytes - self.transport.get_write_buffer_size()
+        if read_bytes < max(1, self._limits.read_timeout_s * self._limits.min_bytes_per_s):
+            self.transport.abort()
+        else:
+            self._await_reading()
 
     @contextmanager
     def watch_departure(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -160,6 +194,10 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
 
     async def _run_app(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope.setdefault("extensions", {})[DEPARTURE_EXTENSION] = self.watch_departure
+        if {name for name, _ in scope["headers"]} >= _LENGTHS:
+            # A proxy that believed the other of the two sees the next request elsewhere: there is
+            # none. RFC 9112, 6.1.
+            self.cycle.keep_alive = False
         await self._own_app(scope, receive, send)
 
     def _watch(self) -> None:

@@ -37,6 +37,8 @@ class Server(UvicornServer):
                     max_connections=count_possible_connections(settings),
                     header_timeout_s=settings.header_timeout_s,
                     drain_timeout_s=settings.request_timeout_s,
+                    read_timeout_s=settings.upload_idle_timeout_s,
+                    min_bytes_per_s=settings.min_upload_bytes_per_s,
                 ),
                 on_refusal=self._runtime.metrics.count_refused_connection,
                 ws="none",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=b"}
 FORM_HEAD = b'--b\r\nContent-Disposition: form-data; name="file"; filename="c.mp4"\r\n\r\n'
 FORM_TAIL = b"\r\n--b--\r\n"
@@ -18,3 +20,14 @@ def request_head(path: str = "/predict", method: str = "POST", **headers: str) -
 def chunked(content: bytes, size: int) -> bytes:
     chunks = [content[start : start + size] for start in range(0, len(content), size)]
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    received = bytearray()
+    try:
+        while piece := connection.recv(65536):
+            received += piece
+    except ConnectionResetError:
+        pass
+    return bytes(received)
