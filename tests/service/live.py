@@ -70,6 +70,11 @@ class LiveService:
         self.settle()
         return self.runtime.metrics.registry.get_sample_value(name, labels) or 0.0
 
+    def count_predicts(self, code: str, model: str = "lrcn") -> float:
+        """How many requests to /predict have ended so."""
+        labels = {"route": "/predict", "model": model, "code": code}
+        return self.metric("har_request_duration_seconds_count", **labels)
+
     def settle(self) -> None:
         """Return when what belongs to the answers so far (metrics, log lines) has happened.
 

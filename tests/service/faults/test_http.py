@@ -18,12 +18,6 @@ from tests.service.wire import (
     request_head,
 )
 
-
-def count(service, code: str, model: str = "lrcn") -> float:
-    labels = {"route": "/predict", "model": model, "code": code}
-    return service.metric("har_request_duration_seconds_count", **labels)
-
-
 # --- bodies that are not as announced -------------------------------------------------------------
 
 
@@ -38,14 +32,14 @@ def test_f08_a_body_longer_than_its_length_ends_where_it_said(service, red_clip)
 
 
 def test_f08_a_body_shorter_than_its_length_is_a_client_that_left(service, wait_for) -> None:
-    before = count(service, "client_gone")
+    before = service.count_predicts("client_gone")
     with service.connect() as connection:
         connection.sendall(
             request_head(Content_Type="video/mp4", Content_Length="100000") + VIDEO_HEAD
         )
         connection.shutdown(socket.SHUT_WR)
         assert read_to_end(connection) == b""
-    wait_for(lambda: count(service, "client_gone") == before + 1)
+    wait_for(lambda: service.count_predicts("client_gone") == before + 1)
 
 
 def test_f08_a_length_beside_chunks_is_refused_and_nothing_is_smuggled(service, red_clip) -> None:
@@ -177,17 +171,17 @@ def test_f20_nobody_at_work_is_sent_away_for_a_newcomer(
 
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "X" * 1000])
 def test_f21_other_methods_are_405_under_one_label(service, method: str) -> None:
-    before = count(service, "405", "none")
+    before = service.count_predicts("405", "none")
     with service.connect() as connection:
         connection.sendall(request_head("/predict", method, Connection="close"))
         answer = read_to_end(connection)
     assert answer.startswith(b"HTTP/1.1 405 ")
     service.settle()
-    assert count(service, "405", "none") == before + 1
+    assert service.count_predicts("405", "none") == before + 1
 
 
 def test_f22_an_unknown_model_is_refused_before_its_body(service) -> None:
-    before = count(service, "404", UNKNOWN_MODEL)
+    before = service.count_predicts("404", UNKNOWN_MODEL)
     with service.connect() as connection:
         connection.sendall(
             request_head("/predict?model=lrcn%00", Content_Type="video/mp4", Content_Length="1000")
@@ -195,7 +189,7 @@ def test_f22_an_unknown_model_is_refused_before_its_body(service) -> None:
         status, _, problem = service.read_answer(connection)
     assert (status, problem["code"]) == (404, "unknown_model")
     service.settle()
-    assert count(service, "404", UNKNOWN_MODEL) == before + 1
+    assert service.count_predicts("404", UNKNOWN_MODEL) == before + 1
 
 
 def test_f25_a_false_host_or_forwarding_header_is_believed_by_nobody(service, caplog) -> None:

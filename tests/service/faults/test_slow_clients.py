@@ -17,11 +17,6 @@ from tests.service.wire import (
 )
 
 
-def count(service, code: str, model: str = "lrcn") -> float:
-    labels = {"route": "/predict", "model": model, "code": code}
-    return service.metric("har_request_duration_seconds_count", **labels)
-
-
 def test_f15_headers_that_never_end_close_the_connection(start_service, unharmed, red_clip) -> None:
     """A byte now and then buys no time: the clock starts with the first."""
     with start_service(header_timeout_s=2) as service, unharmed(service):
@@ -165,11 +160,11 @@ def test_f17_a_client_that_hangs_up_is_no_error_of_anyone(service, wait_for) -> 
             if sample.name in {"har_rejected_total", "har_failures_total"}
         )
 
-    gone, errors = count(service, "client_gone"), count_errors()
+    gone, errors = service.count_predicts("client_gone"), count_errors()
     with service.connect() as connection:
         connection.sendall(
             request_head(Content_Type="video/mp4", Content_Length="200000") + VIDEO_HEAD
         )
         wait_for(lambda: service.runtime.admission.in_flight == 1)
-    wait_for(lambda: count(service, "client_gone") == gone + 1)
+    wait_for(lambda: service.count_predicts("client_gone") == gone + 1)
     assert count_errors() == errors
