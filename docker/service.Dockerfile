@@ -25,6 +25,10 @@ COPY pyproject.toml constraints.txt README.md docker/requirements.py ./
 RUN python3 -m venv --without-pip /opt/venv \
     && python3 requirements.py pyproject.toml "${VARIANT}" ${EXTRAS} > requirements.txt \
     && python3 -m pip --python /opt/venv/bin/python install --only-binary :all: --requirement requirements.txt
+# What installed packages bring for their own tests and for work that the service does not do.
+RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
+    && for part in backend datasets quantization tools transformers; do rm -r /opt/venv/lib/python3.*/site-packages/onnxruntime/$part; done \
+    && find /opt/venv/bin -mindepth 1 ! -name 'python*' -delete
 # The project's name and version, which the service asks for; its code comes below, without training/.
 RUN mkdir metadata && cp pyproject.toml README.md metadata/ \
     && python3 -m pip --python /opt/venv/bin/python install --no-deps ./metadata
