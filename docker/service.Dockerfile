@@ -36,7 +36,7 @@ COPY clip app/clip
 COPY service app/service
 COPY docker/healthcheck.py app/
 # The image's files cannot be written where it runs, so Python could not keep what it compiles.
-RUN python3 -m compileall -q app && mkdir -m 0700 spool
+RUN python3 -m compileall -q app
 
 FROM ${BASE}
 ARG REVISION=unknown
@@ -46,12 +46,14 @@ LABEL org.opencontainers.image.title="har-service" \
       org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     HAR_HOST=0.0.0.0 \
     HAR_LOG_FORMAT=json \
     HAR_MODELS_DIR=/models \
     HAR_SPOOL_DIR=/spool
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build --chown=10001:10001 /build/spool /spool
+# A tmpfs that is mounted there gets this folder's mode, but belongs to root.
+RUN mkdir -m 1777 /spool
 COPY --from=build /build/app /app
 WORKDIR /app
 # A number: Kubernetes can only tell of a number that it is not root.
