@@ -7,10 +7,10 @@ BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test unit lint types imports format benchmarks clean
+.PHONY: help serve test unit lint types imports format benchmarks image-test clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: $(VENV)/.service ## Start the service with the shipped models on http://127.0.0.1:8000
 	$(BIN)/python -m service
@@ -36,6 +36,9 @@ format: $(VENV)/.dev ## Rewrite the sources in the house format
 
 benchmarks: $(VENV)/.dev ## Measure anew what benchmarks/reports/ states (an hour)
 	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload fuzz soak; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+
+image-test: $(VENV)/.dev ## Build the service's image without Docker and see it answer (as root on Debian)
+	$(BIN)/python docker/image_test.py
 
 clean: ## Remove the virtual environment and what tools leave behind
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -2,8 +2,8 @@
 
     python docker/requirements.py pyproject.toml cpu|gpu [extra ...]
 
-pyproject.toml's markers take onnxruntime-gpu on Linux, which runs on a CPU as well but brings 285 MB of
-CUDA kernels. An image knows where it will run: "cpu" takes onnxruntime, "gpu" takes
+pyproject.toml's markers take onnxruntime-gpu on Linux. It runs on a CPU as well but brings 285 MB
+of CUDA kernels. An image knows where it will run: "cpu" takes onnxruntime, "gpu" takes
 onnxruntime-gpu with NVIDIA's libraries. Never both, they overwrite each other.
 """
 
