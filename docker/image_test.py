@@ -33,7 +33,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITE, MIRROR = "trixie", "http://deb.debian.org/debian"
+SUITE = "trixie"
 READY_TIMEOUT_S = 300
 MODEL = "lrcn"
 TOLERANCE = 1e-4  # between builds of ONNX Runtime
@@ -98,7 +98,7 @@ class Workshop:
             if not (tree / "usr/bin/python3").exists():
                 print(f"debootstrap {SUITE} ...", flush=True)
                 include = "--include=python3,ca-certificates"
-                run("debootstrap", "--variant=minbase", include, SUITE, tree, MIRROR)
+                run("debootstrap", "--variant=minbase", include, SUITE, tree)
                 # As the official slim images have it.
                 for unused in (
                     "usr/share/doc",
