@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from ipaddress import ip_address
 from typing import Final
 
 from starlette.datastructures import MutableHeaders
@@ -95,8 +96,8 @@ class RequestMiddleware:
             problem_code=context.problem_code,
             duration_s=duration_s,
         )
-        # Nothing here is the client's own text: the id is checked, route and model are from fixed
-        # sets.
+        # Nothing here is the client's own text: the id is checked, route, model and scheme are from
+        # fixed sets, and the client's address is one.
         stages_ms = {
             f"{stage}_ms": _milliseconds(seconds)
             for stage, seconds in context.stages_s.items()
@@ -114,6 +115,8 @@ class RequestMiddleware:
             received_bytes=context.received_bytes,
             **stages_ms,
             total_ms=_milliseconds(duration_s),
+            client=_find_client(scope),
+            scheme=scope["scheme"],
             trace_id=find_trace_id(),
         )
 
@@ -123,6 +126,15 @@ def _render_stages(context: RequestContext) -> str:
     return ", ".join(
         f"{stage};dur={_milliseconds(stages_s[stage])}" for stage in STAGES if stage in stages_s
     )
+
+
+def _find_client(scope: Scope) -> str | None:
+    """The client's address: the connection's, or what one of HAR_TRUSTED_PROXIES tells of it."""
+    host = (scope.get("client") or ("",))[0]
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return None
 
 
 def _milliseconds(seconds: float) -> float:

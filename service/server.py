@@ -46,8 +46,10 @@ class Server(UvicornServer):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                # Nothing here looks at a client's address or scheme: nobody needs to be believed.
-                proxy_headers=False,
+                # uvicorn would otherwise believe its own machine, and a variable of its own.
+                proxy_headers=settings.trusted_proxies is not None,
+                forwarded_allow_ips=list(settings.trusted_proxies or ()),
+                root_path=settings.root_path or "",
                 timeout_graceful_shutdown=shutdown_grace_s,
                 backlog=_BACKLOG,
             )

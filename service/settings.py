@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -46,6 +46,7 @@ LATENCY_BUCKETS_S = (
 _SECRET_FIELDS = frozenset({"api_keys"})
 # Visible ASCII, which any client can put into a header; long enough not to be guessed.
 _API_KEY = re.compile(r"[!-~]{16,}\Z")
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+\Z")
 
 
 class SettingsError(ValueError):
@@ -91,6 +92,8 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    root_path: str | None = None
+    trusted_proxies: Annotated[tuple[str, ...] | None, NoDecode] = None
     log_level: LogLevel = "info"
     log_format: LogFormat = "readable"
     tracing: bool = False
@@ -142,6 +145,21 @@ class Settings(BaseSettings):
                 "keys are separated by commas, each of at least 16 visible ASCII characters"
             )
         return keys
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, path: str | None) -> str | None:
+        if path is not None and not _ROOT_PATH.match(path):
+            raise ValueError("a path begins with /, does not end with one, and needs no escapes")
+        return path
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_proxies(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        # Refuses what is neither: uvicorn would take it for a name, which no peer ever has.
+        return [str(ip_network(proxy.strip())) for proxy in value.split(",")]
 
     @field_validator("latency_buckets_s", "batch_buckets", mode="before")
     @classmethod

@@ -92,7 +92,10 @@ def test_a_request_is_one_line_with_its_stages(service, red_clip, caplog) -> Non
         "queue_ms",
         "infer_ms",
         "total_ms",
+        "client",
+        "scheme",
     ]
+    assert (fields["client"], fields["scheme"]) == ("127.0.0.1", "http")
     assert (fields["request_id"], fields["route"], fields["status"]) == ("mine", "/predict", 200)
     assert (fields["outcome"], fields["model"]) == ("ok", "lrcn")
     assert fields["received_bytes"] == int(response.request.headers["content-length"])

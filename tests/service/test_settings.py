@@ -27,6 +27,8 @@ def test_the_defaults_are_valid_and_listen_on_the_loopback_only() -> None:
         ("HAR_PORT", "8080", 8080),
         ("HAR_MODELS_DIR", "/srv/models", Path("/srv/models")),
         ("HAR_DEVICE", "cuda", "cuda"),
+        ("HAR_ROOT_PATH", "/video/har", "/video/har"),
+        ("HAR_TRUSTED_PROXIES", "10.0.0.7, fd00::/8", ("10.0.0.7/32", "fd00::/8")),
         ("HAR_DEFAULT_MODEL", "convlstm", "convlstm"),
         ("HAR_REQUEST_TIMEOUT_S", "90.5", 90.5),
         ("HAR_MAX_UPLOAD_BYTES", "1000", 1000),
@@ -61,6 +63,14 @@ def test_a_variable_sets_its_field(
         ("HAR_LATENCY_BUCKETS_S", "1,inf"),
         ("HAR_LATENCY_BUCKETS_S", "fast"),
         ("HAR_MAX_CONNECTIONS", "0"),
+        ("HAR_ROOT_PATH", "har"),
+        ("HAR_ROOT_PATH", "/"),
+        ("HAR_ROOT_PATH", "/har/"),
+        ("HAR_ROOT_PATH", "/a b"),
+        ("HAR_TRUSTED_PROXIES", "*"),
+        ("HAR_TRUSTED_PROXIES", "proxy"),
+        ("HAR_TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("HAR_TRUSTED_PROXIES", "10.0.0.1,"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_variable_and_the_value(
