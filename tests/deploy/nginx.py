@@ -88,12 +88,15 @@ def write_configuration(
     """Copy docker/nginx/ with other ports, paths and `changes`; each of them has to be found."""
     http_port, https_port, service_port = ports
     changes = {
+        "/tmp/": f"{folder}/",  # first: the folder may be below it
         "listen 80 default_server": f"listen 127.0.0.1:{http_port} default_server",
         "listen 443 ssl default_server": f"listen 127.0.0.1:{https_port} ssl default_server",
         "https://$host": f"https://$host:{https_port}",
-        "server service:8000": f"server 127.0.0.1:{service_port}",
+        "har_service service:8000": f"har_service 127.0.0.1:{service_port}",
         "/etc/nginx/certs": str(folder),
         "/var/log/nginx": str(folder),
+        "error.log warn": "error.log notice",
+        "har/site.conf": f"har/{site}",
         **changes,
     }
     (folder / "har").mkdir()
@@ -106,19 +109,10 @@ def write_configuration(
                 text = text.replace(old, new)
         (folder / "har" / source.name).write_text(text, encoding="utf-8")
     assert found == set(changes)
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};\n"
-        for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
     main = folder / "nginx.conf"
-    main.write_text(
-        # Workers of another user could not reach a test's folder.
-        ("user root root;\n" if os.geteuid() == 0 else "")
-        + f"worker_processes 1;\ndaemon off;\npid {folder}/nginx.pid;\n"
-        + f"error_log {folder}/error.log notice;\nevents {{ }}\n"
-        + f"http {{\n{temporary}include har/{site};\n}}\n",
-        encoding="utf-8",
-    )
+    # Root's workers are another user's, who could not reach a test's folder.
+    user = "user root root;\n" if os.geteuid() == 0 else ""
+    main.write_text(user + (folder / "har" / main.name).read_text(encoding="utf-8"))
     return main
 
 
@@ -153,7 +147,7 @@ def run_nginx(
     ports = http_port, https_port, service_port
     main = write_configuration(folder, site, ports, changes or {})
     errors = folder / "error.log"
-    command = [PROGRAM, "-p", str(folder), "-c", str(main), "-e", str(errors)]
+    command = [PROGRAM, "-p", str(folder), "-c", str(main), "-e", str(errors), "-g", "daemon off;"]
     checked = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stderr
     assert "[warn]" not in checked.stderr
