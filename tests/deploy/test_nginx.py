@@ -39,7 +39,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, lrcn_alone: Path) -> Itera
         tmp_path_factory.mktemp("service"),
         HAR_TRUSTED_PROXIES="127.0.0.1",
         HAR_MAX_UPLOAD_BYTES=MAX_UPLOAD_BYTES,
-        HAR_UPLOAD_IDLE_TIMEOUT_S=3,
+        HAR_UPLOAD_IDLE_TIMEOUT_S=8,  # below nginx's, and time enough for the tests' other clients
     ) as process:
         yield process
 
@@ -192,6 +192,19 @@ def test_nginx_says_continue_before_the_service_is_asked(nginx: Nginx) -> None:
         expect_problem(read_answer(connection), "unknown_model")
 
 
+@needs_nginx
+def test_a_client_that_leaves_is_gone_for_the_service_too(
+    nginx: Nginx, service: ServiceProcess
+) -> None:
+    with nginx.connect() as leaving:
+        leaving.sendall(STALLED.replace(b"Host: test", b"Host: test\r\nX-Request-ID: leaves"))
+        # The other one is the scrape itself.
+        service.await_metric("har_requests_in_flight", 2)
+    service.await_metric("har_requests_in_flight", 1)
+    (line,) = (line for line in service.requests() if line["request_id"] == "leaves")
+    assert line["outcome"] == "client_gone"
+
+
 # --- limits ---------------------------------------------------------------------------------------
 
 
@@ -285,6 +298,7 @@ def test_a_client_has_so_many_requests_at_one_time(
         assert refused.headers["retry-after"] == "1"
         with nginx.client(STRANGER) as client:
             assert client.get("/models").status_code == 200
+    service.await_metric("har_requests_in_flight", 1)
 
 
 @needs_nginx
