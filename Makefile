@@ -35,7 +35,7 @@ format: $(VENV)/.dev ## Rewrite the sources in the house format
 	$(BIN)/ruff format .
 
 benchmarks: $(VENV)/.dev ## Measure anew what benchmarks/reports/ states (an hour)
-	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload fuzz soak; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
+	for benchmark in batch_sizes decode_cost export_speed train_step_speed input_wait overload sizing fuzz soak; do $(BIN)/python -m benchmarks.$$benchmark || exit 1; done
 
 image-test: $(VENV)/.dev ## Build the service's image without Docker and see it answer (as root on Debian)
 	$(BIN)/python docker/image_test.py

@@ -12,20 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import PIPE, Popen
 
 import av
 import numpy as np
 
 from benchmarks.report import environment, write_report
+from benchmarks.service_process import ServiceProcess, running_service
 from service.settings import find_models_dir
 
 CLIENTS, WARM_UP_S, CAPACITY_S, OVERLOAD_S, TIMES = 8, 2.0, 20.0, 60.0, 3
@@ -40,30 +36,6 @@ class Answer:
     seconds: float
     has_retry_after: bool
     ended_s: float
-
-
-@contextmanager
-def run_service(models: Path) -> Iterator[tuple[tuple[str, int], int]]:
-    """((host, port), process id) of a service with its default settings."""
-    with tempfile.TemporaryDirectory() as spool:
-        variables = {
-            "HAR_PORT": "0",
-            "HAR_MODELS_DIR": str(models),
-            "HAR_SPOOL_DIR": spool,
-            "HAR_LOG_LEVEL": "warning",
-        }
-        command = [sys.executable, "-m", "service"]
-        with Popen(command, env=os.environ | variables, stdout=PIPE, text=True) as process:
-            try:
-                assert process.stdout is not None
-                found = re.search(r"http://([\d.]+):(\d+)", process.stdout.readline())
-                assert found, "the service did not start"
-                yield (found[1], int(found[2])), process.pid
-            finally:
-                process.terminate()
-                process.wait(60)
-        assert process.returncode == 0
-        assert not list(Path(spool).iterdir())
 
 
 def make_clip() -> bytes:
@@ -130,28 +102,18 @@ async def overload(address: tuple[str, int], clip: bytes, per_s: float) -> list[
     return list(await asyncio.gather(*tasks))
 
 
-def count_cpu_s(pid: int) -> float:
-    """Processor seconds of a process and all below it, ended children included (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    own_s = sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
-    children = [
-        int(child)
-        for thread in Path(f"/proc/{pid}/task").iterdir()
-        for child in (thread / "children").read_text().split()
-    ]
-    return own_s + sum(count_cpu_s(child) for child in children)
-
-
-async def measure(address: tuple[str, int], pid: int, clip: bytes) -> list[str]:
+async def measure(service: ServiceProcess, clip: bytes) -> list[str]:
     """The report's lines."""
+    host, _, port = service.url.removeprefix("http://").rpartition(":")
+    address = host, int(port)
     await measure_capacity(address, clip, WARM_UP_S)
-    idle_cpu_s = count_cpu_s(pid)
+    idle_cpu_s = service.cpu_seconds()
     before = await measure_capacity(address, clip, CAPACITY_S)
-    capacity_cpu_s = count_cpu_s(pid) - idle_cpu_s
+    capacity_cpu_s = service.cpu_seconds() - idle_cpu_s
     alone = [await ask(address, clip) for _ in range(RECOVERY_REQUESTS)]
-    began_s, began_cpu_s = time.perf_counter(), count_cpu_s(pid)
+    began_s, began_cpu_s = time.perf_counter(), service.cpu_seconds()
     answers = await overload(address, clip, TIMES * before)
-    overload_cpu_s = count_cpu_s(pid) - began_cpu_s
+    overload_cpu_s = service.cpu_seconds() - began_cpu_s
     took_s = max(answer.ended_s for answer in answers) - began_s
     after_s = time.perf_counter()
     recovered = [await ask(address, clip) for _ in range(RECOVERY_REQUESTS)]
@@ -197,14 +159,17 @@ def main() -> None:
     models: Path = parser.parse_args().models
     clip = make_clip()
     load_before = os.getloadavg()[0]
-    with run_service(models) as (address, pid):
-        lines = asyncio.run(measure(address, pid, clip))
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"MODELS_DIR": models, "SPOOL_DIR": f"{folder}/spool", "LOG_LEVEL": "warning"}
+        with running_service(settings, Path(folder) / "log") as service:
+            (model,) = (one for one in service.models() if one["default"])
+            lines = asyncio.run(measure(service, clip))
     remarks = [
         *environment("fastapi", "uvicorn", "av"),
-        "The service has its default settings and its default model; client and service share",
-        f"the machine, whose load average was {load_before:.1f} before. A clip is 5 s of 320x240",
-        f"H.264, {len(clip) / 1000:.0f} KB, each on a connection of its own, with Expect:",
-        "100-continue.",
+        f"The service has its default settings; its default model is {model['name']} version",
+        f"{model['version']}. Client and service share the machine, whose load average was",
+        f"{load_before:.1f} before. A clip is 5 s of 320x240 H.264, {len(clip) / 1000:.0f} KB,",
+        "each on a connection of its own, with Expect: 100-continue.",
     ]
     write_report("overload", "Three times what the service can do", remarks, lines)
 

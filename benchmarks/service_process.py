@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,6 +36,11 @@ class ServiceProcess:
             if sample.name == name
         }
 
+    def models(self) -> list[dict[str, Any]]:
+        """What GET /models lists."""
+        listed: list[dict[str, Any]] = httpx.get(f"{self.url}/models", timeout=60).json()["models"]
+        return listed
+
     def descendants(self) -> list[int]:
         """The processes that it has started, and theirs."""
         parents = {}
@@ -52,6 +58,14 @@ class ServiceProcess:
             pending += children
         return found
 
+    def cpu_seconds(self) -> float:
+        """Processor seconds of the service and all below it, ended children included (Linux)."""
+        return _cpu_seconds_of_tree(self.process_id)
+
+    def own_cpu_seconds(self) -> float:
+        """Processor seconds of the service's own process."""
+        return sum(_read_cpu_seconds(self.process_id)[:2])
+
     def open_files(self) -> int:
         """Descriptors that the service itself has open."""
         return len(list(Path(f"/proc/{self.process_id}/fd").iterdir()))
@@ -67,6 +81,29 @@ def resident_mebibytes(process_id: int) -> float:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024 / _MEBIBYTE
     raise ValueError("no Pss in smaps_rollup")
+
+
+def peak_mebibytes(process_id: int) -> float:
+    """The most memory that a process has had resident, what it shares with others included."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / _MEBIBYTE
+    raise ValueError("no VmHWM in status")
+
+
+def _read_cpu_seconds(process_id: int) -> list[float]:
+    """Of itself in user and system mode, then of its ended children."""
+    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    return [int(field) / os.sysconf("SC_CLK_TCK") for field in fields[11:15]]
+
+
+def _cpu_seconds_of_tree(process_id: int) -> float:
+    children = [
+        int(child)
+        for thread in Path(f"/proc/{process_id}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
+    return sum(_read_cpu_seconds(process_id)) + sum(map(_cpu_seconds_of_tree, children))
 
 
 @contextmanager
