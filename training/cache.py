@@ -12,8 +12,6 @@ operating system keeps in memory what fits, and a data set may be larger than th
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,10 +25,8 @@ import numpy.typing as npt
 from clip import ClipError, ClipSpec, read_clip
 from training.data import BadFile, Clip, ClipIndex, DataError, find_duplicates
 from training.digests import Digests
+from training.files import replacing, sweep
 from training.progress import Progress
-
-#: A temporary file of this age has no writer any more: it was killed.
-ABANDONED_S = 3600
 
 _NPY_HEADER_BYTES = 128
 
@@ -154,7 +150,7 @@ def _decode_all(index: ClipIndex, spec: ClipSpec, cache: Path) -> dict[Clip, _De
     folder = cache / spec.fingerprint[:16]
     folder.mkdir(parents=True, exist_ok=True)
     for place in (cache, folder):
-        _sweep(place)
+        sweep(place)
     digests = Digests(cache)
     # The threads below take up the cores; OpenCV's own, in the whole process, would compete with
     # them. Threads will do: the decoder, the resize and the hashing all run outside the
@@ -189,35 +185,16 @@ def _decode(video: Path, folder: Path, spec: ClipSpec, digests: Digests) -> _Dec
         # An OSError's own words name the whole path; the list has it already.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return _Decoded(None, digest, reason)
-    _write_whole(entry, tensor)
+    _write(entry, tensor)
     return _Decoded(entry, digest)
 
 
-def _write_whole(entry: Path, tensor: npt.NDArray[np.uint8]) -> None:
-    # The thread's own name: two may decode files with the same bytes at once.
-    part = entry.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with part.open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, np.lib.format.header_data_from_array_1_0(tensor)
-            )
-            # Not numpy's own writing, which does not tell why it fails.
-            file.write(np.ascontiguousarray(tensor).data)
-        part.replace(entry)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(entry)) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed writers left behind."""
-    for part in folder.glob("*.part"):
-        try:
-            if time.time() - part.stat().st_mtime > ABANDONED_S:
-                part.unlink()
-        except FileNotFoundError:  # another run's, just finished
-            continue
+def _write(entry: Path, tensor: npt.NDArray[np.uint8]) -> None:
+    # Two threads may decode files with the same bytes at once.
+    with replacing(entry, shared=True) as part, part.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(tensor))
+        # Not numpy's own writing, which does not tell why it fails.
+        file.write(np.ascontiguousarray(tensor).data)
 
 
 def _broken(decoded: Mapping[Clip, _Decoded]) -> list[BadFile]:

@@ -9,13 +9,13 @@ of the manifest alone, so the command can write it anew when this code learns to
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip import ManifestError, ModelManifest
+from training.files import write_text
 from training.tables import (
     confusions,
     duration,
@@ -258,9 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(arguments).model
     try:
         card = write_card(ModelManifest.from_json((folder / "manifest.json").read_bytes()))
-        part = folder / f".card-{os.getpid()}.md"
-        part.write_text(card)
-        part.replace(folder / "card.md")
+        write_text(folder / "card.md", card)
     except (ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

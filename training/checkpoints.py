@@ -13,17 +13,17 @@ NumPy alone: what the arrays mean is the business of training.loop.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from training.data import DataError
+from training.files import write_text, write_whole
 
 POINTER = "LAST"
 KEPT = 2
@@ -64,7 +64,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         folder / name,
         lambda file: np.savez(file, allow_pickle=False, record=np.array(record), **flat),
     )
-    write_whole(folder / POINTER, lambda file: file.write(name.encode()))
+    write_text(folder / POINTER, name)
     for old in sorted(folder.glob("epoch-*.npz"))[:-KEPT]:
         old.unlink()
 
@@ -94,34 +94,3 @@ def read_last(folder: Path) -> Checkpoint | None:
         ) from error
     arrays = {name: [places[i] for i in range(len(places))] for name, places in lists.items()}
     return Checkpoint(record.pop("epoch"), record, arrays)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Make a file that holds everything that `write` writes, or leave what is there.
-
-    Raises:
-        OSError: with the path, which a write to an open file does not tell by itself.
-    """
-    part = path.with_name(f"part.{path.name}")
-    try:
-        try:
-            with part.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-            _flush_folder(path.parent)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; Windows opens no folders, and needs this not."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
+
+from training.files import replacing
 
 
 def file_digest(file: Path) -> str:
@@ -54,9 +55,5 @@ class Digests:
     def save(self) -> None:
         """Write the store, at once or not at all, if it has grown."""
         if self._changed:
-            part = self._store.with_suffix(f".{os.getpid()}.part")
-            try:
+            with replacing(self._store, shared=True) as part:
                 part.write_text(json.dumps(self._known), encoding="utf-8")
-                part.replace(self._store)
-            finally:
-                part.unlink(missing_ok=True)

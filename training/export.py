@@ -35,6 +35,7 @@ from training.cache import decode_clips, load_clips
 from training.card import write_card
 from training.data import DataError, index_clips
 from training.evaluate import evaluate_probabilities
+from training.files import write_bytes
 from training.graphs import ExportError, to_onnx
 from training.report import read_metrics
 from training.run import RunDirectory
@@ -235,24 +236,19 @@ def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent:
     staging = parent / f".{manifest.version}-{os.getpid()}"
     staging.mkdir(parents=True)
     try:
-        _write(staging / "model.onnx", content)
-        _write(staging / "manifest.json", published.to_json().encode())
-        _write(staging / "card.md", write_card(published).encode())
-        for name in _PLOTS:
-            _write(staging / name, (run.path / name).read_bytes())
+        for name, written in (
+            ("model.onnx", content),
+            ("manifest.json", published.to_json().encode()),
+            ("card.md", write_card(published).encode()),
+            *((name, (run.path / name).read_bytes()) for name in _PLOTS),
+        ):
+            write_bytes(staging / name, written)
         target = parent / str(manifest.version)
         staging.rename(target)
     except BaseException:
         shutil.rmtree(staging)
         raise
     return target
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

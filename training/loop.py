@@ -25,8 +25,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from training.batches import ClipBatches, FollowEpochs
-from training.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint, write_whole
+from training.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint
 from training.data import DataError
+from training.files import write_text
 from training.options import FitConfig
 from training.pace import Pace, Progress
 from training.recipes import Phase
@@ -353,7 +354,7 @@ def _write_history(training: Training, folder: Path) -> None:
         [epoch, *values]
         for epoch, values in enumerate(zip(*training.history.values(), strict=True), start=1)
     )
-    write_whole(folder / HISTORY_FILE, lambda file: file.write(text.getvalue().encode()))
+    write_text(folder / HISTORY_FILE, text.getvalue())
 
 
 def _values(variables: Sequence[Any]) -> Arrays:

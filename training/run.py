@@ -15,8 +15,8 @@ import keras
 
 import training.efficientnet
 import training.layers  # noqa: F401  the classes of both register themselves with Keras
-from training.checkpoints import write_whole
 from training.data import DataError
+from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
 from training.splits import Split
 
@@ -73,8 +73,7 @@ class RunDirectory:
             DataError: it holds something else.
         """
         path.mkdir(parents=True, exist_ok=True)
-        for part in path.glob("part.*"):
-            part.unlink()
+        sweep(path, age_s=0)
         if not (path / CONFIG_FILE).is_file():
             return cls.create(path)
         return cls(path)
@@ -100,7 +99,7 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file under its name at once."""
-        write_whole(self.path / name, lambda file: file.write(text.encode()))
+        write_text(self.path / name, text)
 
     def fix_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json, or hold a resumed run to the one that is there.
@@ -152,16 +151,8 @@ class RunDirectory:
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""
-        part = self.path / f"part.{MODEL_FILE}"
-        try:
+        with replacing(self.path / MODEL_FILE) as part:
             model.save(part)
-            part.replace(self.path / MODEL_FILE)
-        except OSError as error:
-            # HDF5 does not tell the path of the file that it could not write.
-            path = str(self.path / MODEL_FILE)
-            raise OSError(error.errno, error.strerror or str(error), path) from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def load_model(self) -> keras.Model:
         """Read the trained model, without its optimizer."""

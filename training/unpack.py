@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import rarfile
 
+from training.files import replacing
 from training.progress import Progress
 
 _PROGRAMS = "unrar, unar, 7z or bsdtar"
@@ -64,7 +65,7 @@ def unpack(archive: Path, folder: Path) -> int:
             with Progress(total=len(members), title="unpacking", unit="files") as progress:
                 for member, target in zip(members, targets, strict=True):
                     if not target.exists() or target.stat().st_size != member.file_size:
-                        _write_whole(opened, member, target)
+                        _extract(opened, member, target)
                     progress.advance(1)
     except (rarfile.Error, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UnpackError(
@@ -114,12 +115,7 @@ def _target(archive: Path, member: Member, folder: Path) -> Path:
     return folder / path
 
 
-def _write_whole(opened: Archive, member: Member, target: Path) -> None:
+def _extract(opened: Archive, member: Member, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with opened.open(member) as source, part.open("wb") as file:
-            shutil.copyfileobj(source, file, 1 << 20)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(target) as part, opened.open(member) as source, part.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)

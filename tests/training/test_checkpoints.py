@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.checkpoints import Checkpoint, read_last, write_checkpoint, write_whole
+from training.checkpoints import Checkpoint, read_last, write_checkpoint
 from training.data import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -121,16 +121,3 @@ def test_t2_a_full_disk_leaves_the_old_checkpoint_and_tells_the_path(small_disk)
     check_last(small_disk, 1)
     write_checkpoint(small_disk, make_checkpoint(2))
     check_last(small_disk, 2)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    write_whole(tmp_path / "a", lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"ne")
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_whole(tmp_path / "a", fail)
-    assert (tmp_path / "a").read_bytes() == b"old"
-    assert names(tmp_path) == ["a"]
