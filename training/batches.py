@@ -86,6 +86,37 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))
 
 
+class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of clips as they are and in their order, to measure a network by.
+
+    Args:
+        clips: uint8 tensors (frames, height, width, 3); an array of them, or
+            training.cache.StoredClips, of which no more than a batch is in memory.
+        batch_size: clips a batch; the last may be smaller.
+        targets: float32 (N, classes), one-hot; none where answers alone are wanted.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+        *,
+        batch_size: int,
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__()
+        self._clips = clips
+        self._targets = targets
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._clips) // self._batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[npt.NDArray[Any], ...]:
+        chosen = slice(batch * self._batch_size, (batch + 1) * self._batch_size)
+        clips = np.stack(list(self._clips[chosen]))
+        return (clips,) if self._targets is None else (clips, self._targets[chosen])
+
+
 class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps batches at the epoch that model.fit() is in.
 

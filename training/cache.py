@@ -113,11 +113,6 @@ def decode_clips(index: ClipIndex, spec: ClipSpec, cache: Path) -> Mapping[Clip,
     return {clip: done.entry for clip, done in decoded.items() if done.entry}
 
 
-def load_clips(entries: Mapping[Clip, Path], clips: Sequence[Clip]) -> npt.NDArray[np.uint8]:
-    """The tensors of `clips` in their order: uint8 (N, frames, height, width, 3)."""
-    return np.stack([np.load(entries[clip]) for clip in clips])
-
-
 class StoredClips(Sequence[npt.NDArray[np.uint8]]):
     """Cache entries as a sequence of tensors, uint8 (frames, height, width, 3), read when asked.
 

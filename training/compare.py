@@ -23,7 +23,8 @@ import onnxruntime
 
 from training.data import DataError
 from training.graphs import ExportError, to_onnx
-from training.report import PARTS, read_metrics
+from training.parts import PARTS
+from training.report import read_metrics
 from training.run import RunDirectory
 from training.speed import describe_machine, ms_per_clip
 from training.tables import (

@@ -31,12 +31,13 @@ import tensorflow as tf
 
 from clip import ClipSpec, ManifestError, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-from training.cache import decode_clips, load_clips
+from training.batches import OrderedBatches
 from training.card import write_card
-from training.data import DataError, index_clips
+from training.data import DataError
 from training.evaluate import evaluate_probabilities
 from training.files import write_bytes
 from training.graphs import ExportError, to_onnx
+from training.parts import answer, read_part
 from training.report import read_metrics
 from training.run import RunDirectory
 from training.speed import describe_machine, ms_per_clip
@@ -49,7 +50,8 @@ _LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "numpy", "av", "opencv-p
 #: Not the mistakes: they are pictures from the data set.
 _PLOTS = ("curves.png", "confusion_test.png")
 
-Clips = npt.NDArray[np.uint8]
+#: uint8 tensors (frames, height, width, 3): an array of them, or clips that stay in the cache.
+Clips = Sequence[npt.NDArray[np.uint8]]
 
 
 def publish_run(
@@ -64,8 +66,7 @@ def publish_run(
     Args:
         run: a finished run.
         models_dir: the folder that the service reads.
-        test_clips: uint8 (N, frames, height, width, 3), all clips of the run's test split in the
-            order of split.tsv.
+        test_clips: all clips of the run's test split, in the order of split.tsv.
         compare_run: a run of the same network under another split, whose test figures go beside.
 
     Returns:
@@ -126,7 +127,7 @@ def check_parity(
     Args:
         model: the trained model.
         content: the .onnx file's bytes.
-        clips: uint8 (N, frames, height, width, 3).
+        clips: what both are asked.
 
     Returns:
         The graph's probabilities, float32 (N, classes), one clip at a time; and the measured
@@ -144,14 +145,15 @@ def check_parity(
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # A GPU would compute the reference with fewer bits than the tolerance asks for (TF32).
     with tf.device("/CPU:0"):
-        wanted = model.predict(clips, batch_size=max(PARITY_BATCHES), verbose=0)
+        wanted = answer(model, clips, batch_size=max(PARITY_BATCHES))
     differences: dict[str, float] = {}
     answers: dict[int, npt.NDArray[np.float32]] = {}
     for size in PARITY_BATCHES:
+        batches = OrderedBatches(clips, batch_size=size)
         answers[size] = np.concatenate(
             [
-                session.run([OUTPUT_NAME], {INPUT_NAME: clips[start : start + size]})[0]
-                for start in range(0, len(clips), size)
+                session.run([OUTPUT_NAME], {INPUT_NAME: batches[place][0]})[0]
+                for place in range(len(batches))
             ]
         )
         difference = np.abs(answers[size] - wanted).max()
@@ -269,18 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         run = RunDirectory.open(options.run)
-        config = run.read_json("config.json")
-        index = index_clips(options.data, classes=config["classes"])
-        test = index.select(run.read_split("test", "path"))
-        entries = decode_clips(
-            test,
-            ClipSpec.from_dict(config["clip_spec"]),
-            options.cache or run.path.parent / "cache",
-        )
         published = publish_run(
             run,
             options.publish,
-            test_clips=load_clips(entries, test.clips),
+            test_clips=read_part(run, "test", data=options.data, cache=options.cache),
             compare_run=RunDirectory.open(options.compare_run) if options.compare_run else None,
         )
     except (DataError, ExportError, ManifestError, OSError) as error:

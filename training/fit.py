@@ -30,7 +30,7 @@ import numpy as np
 from clip import ClipSpec, ManifestError
 from training.augment import mirror_sensitive, read_augmentation
 from training.batches import ClipBatches
-from training.cache import StoredClips, check_clips, decode_clips, load_clips
+from training.cache import StoredClips, check_clips, decode_clips
 from training.data import DataError, index_clips
 from training.efficientnet import WeightsError
 from training.export import publish_run
@@ -39,8 +39,9 @@ from training.locking import locked
 from training.loop import DivergenceError, Examples, make_deterministic, precision, train
 from training.models import MODELS
 from training.options import FitConfig, parse_arguments
+from training.parts import PARTS, answer
 from training.recipes import RECIPES
-from training.report import PARTS, measure_run, write_report
+from training.report import measure_run, write_report
 from training.run import RunDirectory, current_commit
 from training.speed import describe_machine
 from training.splits import split_clips
@@ -113,7 +114,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
     candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
-    clips = {name: load_clips(usable.entries, split.parts[name]) for name in ("validation", "test")}
+    clips = {name: StoredClips(usable.entries, split.parts[name]) for name in PARTS}
     targets = {
         name: np.array([index.target(clip) for clip in part]) for name, part in split.parts.items()
     }
@@ -162,10 +163,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
 
     metrics = measure_run(
         run,
-        {
-            name: model.predict(clips[name], batch_size=config.batch_size, verbose=0)
-            for name in PARTS
-        },
+        {name: answer(model, clips[name], batch_size=config.batch_size) for name in PARTS},
     )
     run.write_json(
         "metrics.json",

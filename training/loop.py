@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from training.batches import ClipBatches, FollowEpochs
+from training.batches import ClipBatches, FollowEpochs, OrderedBatches
 from training.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint
 from training.data import DataError
 from training.files import write_text
@@ -107,7 +107,7 @@ class Examples:
 
     batches: ClipBatches
     names: Sequence[str]
-    validation: tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+    validation: tuple[Sequence[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
     class_weights: Mapping[int, float] | None = None
 
 
@@ -175,6 +175,8 @@ def train(
             _write_history(training, folder)
         print(f"going on after epoch {training.epoch}")
     batches = WorkerBatches(examples.batches, workers, examples.class_weights)
+    clips, targets = examples.validation
+    validation = OrderedBatches(clips, targets=targets, batch_size=config.batch_size)
     for number, phase in enumerate(phases):
         if number < training.phase:
             continue
@@ -209,8 +211,7 @@ def train(
                 # The batches have an order of their own; Keras would draw another for them from
                 # Python's generator, whose state no checkpoint holds.
                 shuffle=False,
-                validation_data=examples.validation,
-                validation_batch_size=config.batch_size,
+                validation_data=validation,
                 initial_epoch=training.epoch,
                 epochs=training.first_epoch + epochs,
                 callbacks=[*callbacks, _Bookkeeping(pace, training, keep)],

@@ -22,10 +22,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 
-from clip import ClipSpec
-from training.cache import decode_clips, load_clips
-from training.data import DataError, index_clips
+from training.data import DataError
 from training.evaluate import Probabilities, evaluate_probabilities
+from training.parts import PARTS, answer, read_part
 from training.plots import (
     Mistake,
     plot_confusion,
@@ -46,7 +45,6 @@ from training.tables import (
     table,
 )
 
-PARTS = ("validation", "test")
 #: The most confident mistakes that are shown.
 MISTAKES = 6
 #: The lines of a list of confusions.
@@ -100,13 +98,13 @@ def read_metrics(run: RunDirectory) -> dict[str, Any]:
     return metrics
 
 
-def write_report(run: RunDirectory, test_clips: npt.NDArray[np.uint8] | None) -> Path:
+def write_report(run: RunDirectory, test_clips: Sequence[npt.NDArray[np.uint8]] | None) -> Path:
     """Draw a run's plots and write its report.md.
 
     Args:
         run: has its config.json, split.tsv, history.csv, metrics.json and predictions.tsv.
-        test_clips: uint8 (N, frames, height, width, 3), all clips of the test split in the order of
-            split.tsv; None leaves the picture of the mistakes as it is.
+        test_clips: uint8 tensors (frames, height, width, 3), all clips of the test split in the
+            order of split.tsv; None leaves the picture of the mistakes as it is.
 
     Returns:
         The path of report.md.
@@ -308,14 +306,8 @@ def report_anew(path: Path, *, data: Path | None, cache: Path | None) -> Path:
             raise DataError(f"{run.path} has no {FILE}: name --data to measure it anew")
         return write_report(run, None)
     config, model = run.read_json("config.json"), run.load_model()
-    index = index_clips(data, classes=config["classes"])
-    spec = ClipSpec.from_dict(config["clip_spec"])
-    clips, answers = {}, {}
-    for part in PARTS:
-        chosen = index.select(run.read_split(part, "path"))
-        entries = decode_clips(chosen, spec, cache or run.path.parent / "cache")
-        clips[part] = load_clips(entries, chosen.clips)
-        answers[part] = model.predict(clips[part], batch_size=config["batch_size"], verbose=0)
+    clips = {part: read_part(run, part, data=data, cache=cache) for part in PARTS}
+    answers = {part: answer(model, clips[part], batch_size=config["batch_size"]) for part in PARTS}
     run.write_json("metrics.json", {**run.read_json("metrics.json"), **measure_run(run, answers)})
     return write_report(run, clips["test"])
 

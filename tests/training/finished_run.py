@@ -11,10 +11,11 @@ from pathlib import Path
 import keras
 
 from clip import ClipSpec
-from training.cache import decode_clips, load_clips
+from training.cache import StoredClips, decode_clips
 from training.data import index_clips
 from training.models import build_lrcn
-from training.report import PARTS, measure_run, write_report
+from training.parts import PARTS, answer
+from training.report import measure_run, write_report
 from training.run import RunDirectory
 from training.speed import describe_machine
 from training.splits import split_clips
@@ -51,8 +52,8 @@ def make_run(dataset: Path, path: Path, *, split: str = "group", frames: int = 2
     model = build_lrcn(len(index.classes), frames)
     run.save_model(model)
     entries = decode_clips(index, spec, path.parent / "cache")
-    clips = {part: load_clips(entries, parts.parts[part]) for part in PARTS}
-    answers = {part: model.predict(clips[part], batch_size=4, verbose=0) for part in PARTS}
+    clips = {part: StoredClips(entries, parts.parts[part]) for part in PARTS}
+    answers = {part: answer(model, clips[part], batch_size=4) for part in PARTS}
     run.write_json(
         "metrics.json",
         {
