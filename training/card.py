@@ -17,6 +17,7 @@ from typing import Any
 from clip import ManifestError, ModelManifest
 from training.files import write_text
 from training.tables import (
+    class_table,
     confusions,
     duration,
     explain_interval,
@@ -187,13 +188,7 @@ def _by_class(manifest: ModelManifest) -> list[str]:
     return [
         "## By class",
         "",
-        *table(
-            ("class", "test clips", "precision", "recall", "F1"),
-            (
-                (label, row["clips"], *(percent(row[key]) for key in ("precision", "recall", "f1")))
-                for label, row in test["per_class"].items()
-            ),
-        ),
+        *class_table(test["per_class"], "test clips"),
         "",
         f"Most often confused: {listed}." if listed else "No test clip was confused.",
         "",

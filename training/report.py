@@ -35,6 +35,7 @@ from training.plots import (
 from training.predictions import FILE, Predictions, read_predictions, write_predictions
 from training.run import RunDirectory
 from training.tables import (
+    class_table,
     confusions,
     duration,
     explain_interval,
@@ -193,13 +194,7 @@ def _lines(
         "",
         "## By class, test clips",
         "",
-        *table(
-            ("class", "clips", "precision", "recall", "F1"),
-            (
-                (label, row["clips"], *(percent(row[key]) for key in ("precision", "recall", "f1")))
-                for label, row in measured["per_class"].items()
-            ),
-        ),
+        *class_table(measured["per_class"], "clips"),
         "",
         "![Confusion matrix, test](confusion_test.png)",
         "",

@@ -15,6 +15,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     ]
 
 
+def class_table(per_class: Mapping[str, Mapping[str, Any]], clips: str) -> list[str]:
+    """The lines of a table of each class's figures; `clips` heads the column of their numbers."""
+    return table(
+        ("class", clips, "precision", "recall", "F1"),
+        (
+            (label, row["clips"], *(percent(row[key]) for key in ("precision", "recall", "f1")))
+            for label, row in per_class.items()
+        ),
+    )
+
+
 def percent(share: float) -> str:
     """A share as per cent with one decimal."""
     return f"{share:.1%}"

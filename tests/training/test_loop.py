@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import layers
 
 import training.loop
-from training.augment import NO_AUGMENTATION, Augmentation
+from tests.training.drawn import SEED, make_config, make_examples
+from training.augment import NO_AUGMENTATION
 from training.batches import ClipBatches
 from training.checkpoints import read_last
 from training.data import DataError
@@ -21,42 +22,15 @@ from training.graphs import to_onnx
 from training.loop import (
     CHECKPOINTS,
     DivergenceError,
-    Examples,
     make_deterministic,
     precision,
     train,
 )
 from training.models import build_lrcn
-from training.options import FitConfig
 from training.recipes import Phase
 
-SEED = 3
-CONFIG = FitConfig(
-    data="drawn",
-    dataset="drawn",
-    groups=None,
-    classes=("dark", "light"),
-    model="lrcn",
-    clip_spec={},
-    skip_bad=False,
-    split="random",
-    split_file=None,
-    seed=SEED,
-    epochs=8,
-    batch_size=4,
-    learning_rate=1e-2,
-    augmentation={},
-    patience=3,
-    monitor="val_loss",
-    schedule="plateau",
-    warmup_epochs=1,
-    label_smoothing=0.0,
-    class_weights=False,
-    weight_decay=1e-3,
-    mixed_precision=False,
-    phases=(),
-    git_commit="",
-)
+CONFIG = make_config(warmup_epochs=1)
+TRAIN = 18
 
 
 def freeze_encoder(model):
@@ -80,22 +54,10 @@ def build_model():
     )
 
 
-def make_examples(*, side=4, count=26):
-    rng = np.random.default_rng(SEED)
-    targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, count)]
-    clips = rng.integers(0, 200, (count, 2, side, side, 3), dtype=np.uint8)
-    clips += (targets[:, 1] * 20).astype(np.uint8)[:, None, None, None, None]
-    batches = ClipBatches(
-        clips[:18], targets[:18], batch_size=4, seed=SEED, augmentation=Augmentation(jitter=1)
-    )
-    names = [f"clip{place}" for place in range(18)]
-    return Examples(batches, names, (clips[18:], targets[18:]))
-
-
 def run(folder, config=CONFIG, phases=PHASES, build=build_model, examples=None):
     make_deterministic(config.seed)
     model = build()
-    return model, train(model, examples or make_examples(), config, phases, folder)
+    return model, train(model, examples or make_examples(train=TRAIN), config, phases, folder)
 
 
 def read_history(folder):
@@ -163,7 +125,7 @@ def test_a_frozen_layer_stays_as_it_was(tmp_path):
     make_deterministic(SEED)
     model = build_model()
     before = model.get_layer("encoder").get_weights()[0]
-    train(model, make_examples(), CONFIG, PHASES[:1], tmp_path)
+    train(model, make_examples(train=TRAIN), CONFIG, PHASES[:1], tmp_path)
     np.testing.assert_array_equal(model.get_layer("encoder").get_weights()[0], before)
 
 
@@ -172,7 +134,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(uninterrupted):
     losses = [float(row["val_loss"]) for row in read_history(folder)]
     assert training.best == min(losses)
     assert losses[training.best_epoch - 1] == training.best
-    clips, targets = make_examples().validation
+    clips, targets = make_examples(train=TRAIN).validation
     answers = model.predict(clips, verbose=0)
     loss = -np.log((answers * targets).sum(axis=1)).mean()
     assert loss == pytest.approx(training.best, rel=1e-5)
@@ -188,7 +150,7 @@ def test_tensorboard_has_every_epoch_that_was_finished(uninterrupted):
 
 
 def test_t3_a_loss_that_is_no_number_ends_the_training_with_step_rate_and_clips(tmp_path):
-    examples = make_examples()
+    examples = make_examples(train=TRAIN)
     poisoned = examples.batches._targets.copy()
     poisoned[5] = np.nan
     batches = ClipBatches(
@@ -242,7 +204,7 @@ def test_mixed_precision_trains_in_16_bits_and_exports_in_32(tmp_path, capsys):
         return build_lrcn(2, 2, height=16, width=16)
 
     config = dataclasses.replace(CONFIG, epochs=1, warmup_epochs=0, mixed_precision=True)
-    examples = make_examples(side=16)
+    examples = make_examples(train=TRAIN, side=16)
     with precision(mixed=True):
         model, trained = run(tmp_path, config, (Phase("all"),), build, examples)
     assert "slower on a CPU" in capsys.readouterr().err
