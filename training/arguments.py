@@ -1,4 +1,4 @@
-"""The form of every command's --help."""
+"""The form of every command's line and --help."""
 
 from __future__ import annotations
 
@@ -13,3 +13,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         if nothing or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+
+def command_parser(
+    module: str, description: str, *, epilog: str | None = None
+) -> argparse.ArgumentParser:
+    """The parser of `python -m training.<module>`.
+
+    Options must be written out: training.study looks for some of them in the line of another
+    command, and an abbreviation would go past it.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m training.{module}",
+        description=description,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )

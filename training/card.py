@@ -8,13 +8,13 @@ of the manifest alone, so the command can write it anew when this code learns to
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from clip import ManifestError, ModelManifest
+from training.arguments import command_parser
 from training.files import write_text
 from training.tables import (
     class_table,
@@ -245,9 +245,9 @@ def _export(manifest: ModelManifest) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.card",
-        description="Write the card of a published model anew, from its manifest.json.",
+    parser = command_parser(
+        "card",
+        "Write the card of a published model anew, from its manifest.json.",
     )
     parser.add_argument("model", type=Path, help="the folder models/<name>/<version>")
     folder = parser.parse_args(arguments).model

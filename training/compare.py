@@ -9,7 +9,6 @@ Beside the Markdown stands the same as JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import onnxruntime
 
+from training.arguments import command_parser
 from training.data import DataError
 from training.graphs import ExportError, to_onnx
 from training.parts import PARTS
@@ -143,9 +143,9 @@ def _explain_intervals(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.compare",
-        description="Put finished runs beside each other: accuracy, precision, size and cost.",
+    parser = command_parser(
+        "compare",
+        "Put finished runs beside each other: accuracy, precision, size and cost.",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's directory")
     parser.add_argument(

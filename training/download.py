@@ -10,7 +10,6 @@ checksum, so the first fetch is the one that others can be compared with (--sha2
 
 from __future__ import annotations
 
-import argparse
 import json
 import ssl
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
+from training.arguments import command_parser
 from training.digests import file_digest
 from training.fetch import DownloadError, fetch
 from training.unpack import UnpackError, require_unpacker, unpack
@@ -87,9 +87,9 @@ def download(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.download",
-        description="Fetch a public data set and unpack it. Broken off, the same command goes on.",
+    parser = command_parser(
+        "download",
+        "Fetch a public data set and unpack it. Broken off, the same command goes on.",
     )
     parser.add_argument("data_set", choices=sorted(DATA_SETS), help="which")
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where it goes")

@@ -8,7 +8,6 @@ graph answers as the Keras model does on the test split's real clips; otherwise 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import platform
@@ -31,6 +30,7 @@ import tensorflow as tf
 
 from clip import ClipSpec, ManifestError, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
+from training.arguments import command_parser
 from training.batches import OrderedBatches
 from training.card import write_card
 from training.data import DataError
@@ -255,9 +255,9 @@ def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.export",
-        description="Export a finished run to ONNX, check it on the test clips, publish it.",
+    parser = command_parser(
+        "export",
+        "Export a finished run to ONNX, check it on the test clips, publish it.",
     )
     parser.add_argument("run", type=Path, help="the run's directory")
     parser.add_argument("--data", type=Path, required=True, help="the folder it was trained on")

@@ -6,7 +6,6 @@ Decodes every file once, on all cores; about 10 ms a clip of UCF's size on each.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import cv2
 
 from clip import ClipError, ClipSpec, sample_clip
+from training.arguments import command_parser
 from training.data import BadFile, Clip, ClipIndex, DataError, find_duplicates, index_clips
 from training.digests import file_digest
 from training.progress import Progress
@@ -130,9 +130,9 @@ def write_table(record: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the index of a data folder; 1 if it has bad files or is no data set."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.data",
-        description="List a folder of class folders: classes, clips, groups, durations, bad files.",
+    parser = command_parser(
+        "data",
+        "List a folder of class folders: classes, clips, groups, durations, bad files.",
     )
     parser.add_argument("folder", type=Path, help="folder of class folders")
     parser.add_argument(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.arguments import HelpFormatter
+from training.arguments import command_parser
 from training.augment import add_augmentation_arguments
 from training.data import DataError
 from training.pace import MONITORS, SCHEDULES
@@ -68,12 +68,11 @@ class FitConfig:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.fit",
-        description="Train a network on a folder of class folders, measure, export and publish it.",
+    parser = command_parser(
+        "fit",
+        "Train a network on a folder of class folders, measure, export and publish it.",
         epilog="The defaults are the paper's protocol. After a crash, or a kill, the same command "
         "with --resume goes on from the last finished epoch.",
-        formatter_class=HelpFormatter,
     )
     data = parser.add_argument_group("data")
     data.add_argument(

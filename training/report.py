@@ -8,7 +8,6 @@ network's answers anew, for a run that an older version of this code measured.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -22,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import numpy.typing as npt
 
+from training.arguments import command_parser
 from training.data import DataError
 from training.evaluate import Probabilities, evaluate_probabilities
 from training.parts import PARTS, answer, read_part
@@ -309,9 +309,9 @@ def report_anew(path: Path, *, data: Path | None, cache: Path | None) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.report",
-        description="Write the report of a finished run anew: report.md and its plots.",
+    parser = command_parser(
+        "report",
+        "Write the report of a finished run anew: report.md and its plots.",
     )
     parser.add_argument("run", type=Path, help="the run's directory")
     parser.add_argument(

@@ -13,7 +13,6 @@ Choose a number of frames by validation. The test column is there to report, not
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,11 +24,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import onnxruntime
 
 from training import fit
+from training.arguments import command_parser
 from training.compare import compare_runs
 from training.data import DataError
 from training.graphs import ExportError
 from training.plots import plot_study
-from training.run import RunDirectory
+from training.run import MODEL_FILE, RunDirectory
 from training.speed import describe_machine
 from training.tables import (
     duration,
@@ -108,7 +108,8 @@ def _check_options(out: Path, options: Sequence[str]) -> None:
 
 
 def _is_finished(path: Path) -> bool:
-    return all((path / name).exists() for name in ("model.keras", "metrics.json"))
+    # The report is the last that training.fit writes.
+    return all((path / name).exists() for name in (MODEL_FILE, "metrics.json", "report.md"))
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -153,11 +154,10 @@ def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 on success, 1 with a message on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.study",
-        description="Train a network on several numbers of frames: accuracy and cost against them.",
+    parser = command_parser(
+        "study",
+        "Train a network on several numbers of frames: accuracy and cost against them.",
         epilog="All other options are those of training.fit and go to every run of the study.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--frames", type=int, nargs="+", required=True, help="numbers of frames to train with"

@@ -58,6 +58,13 @@ def test_every_option_for_data_and_augmentation_is_documented(capsys):
         assert named - set(re.findall(r"--[a-z][a-z0-9-]+", PAGE)) == set()
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"training.study"}))
+def test_an_abbreviated_option_is_refused(name, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        COMMANDS[name](["--hel"])
+    assert capsys.readouterr().out == ""
+
+
 def test_help_tells_defaults_where_there_are_some(capsys):
     for command in COMMANDS.values():
         with pytest.raises(SystemExit):

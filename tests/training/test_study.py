@@ -84,6 +84,22 @@ def test_what_the_study_decides_itself_cannot_be_an_option(dataset, tmp_path, ca
     assert "--publish: the study decides that itself" in capsys.readouterr().err
 
 
+def test_an_abbreviation_does_not_go_past_the_study(dataset, tmp_path, capsys):
+    models = tmp_path / "models"
+    with pytest.raises(SystemExit, match="2"):
+        study(dataset, tmp_path / "frames", "--publis", str(models))
+    assert "--publis" in capsys.readouterr().err
+    assert not models.exists()
+
+
+def test_a_point_that_was_ended_before_its_report_gets_it(finished, dataset, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "frames")
+    report = out / "frames-02/report.md"
+    report.unlink()
+    assert study(dataset, out) == 0
+    assert report.exists()
+
+
 def test_a_run_that_fails_ends_the_study_and_binds_nothing(tmp_path, capsys):
     assert study(tmp_path / "nowhere", tmp_path / "frames") == 1
     error = capsys.readouterr().err
