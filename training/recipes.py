@@ -7,19 +7,12 @@ rate. A phase begins with the best weights so far and with a new optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 from training.efficientnet import set_trainable_blocks
-
-
-def train_all(model: Any) -> None:
-    """Let every layer learn."""
-    # An assignment of what an attribute already is does nothing, not even to the layers below it.
-    model.trainable = False
-    model.trainable = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +21,28 @@ class Phase:
 
     Attributes:
         name: for the reader of logs and of config.json.
-        prepare: called with the keras.Model, marks which of its layers are trainable.
         epochs: at most so many; None is what --epochs leaves.
         rate: the phase's share of --learning-rate.
+        encoder_blocks: so many of the last blocks of a pretrained encoder are trained beside what
+            is on it, 0 is none of them; None trains all layers of the network.
     """
 
     name: str
-    prepare: Callable[[Any], None] = train_all
     epochs: int | None = None
     rate: float = 1.0
+    encoder_blocks: int | None = None
+
+    def prepare(self, model: Any) -> None:
+        """Mark which layers of a keras.Model the phase trains."""
+        # An assignment of what an attribute already is does nothing, not even to the layers below.
+        model.trainable = False
+        model.trainable = True
+        if self.encoder_blocks is not None:
+            set_trainable_blocks(model.get_layer("encoder").layer, self.encoder_blocks)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values for config.json."""
-        return {"name": self.name, "epochs": self.epochs, "rate": self.rate}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +54,6 @@ class Recipe:
     phases: tuple[Phase, ...] = (Phase("all"),)
 
 
-def train_encoder_blocks(blocks: int) -> Callable[[Any], None]:
-    """Let the last blocks of the pretrained encoder learn, beside what is on it; 0 is none."""
-
-    def prepare(model: Any) -> None:
-        train_all(model)
-        set_trainable_blocks(model.get_layer("encoder").layer, blocks)
-
-    return prepare
-
-
 #: By the names of training.models.MODELS.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -71,8 +63,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             height=128,
             width=128,
             phases=(
-                Phase("encoder frozen", train_encoder_blocks(0), epochs=8),
-                Phase("last blocks tuned", train_encoder_blocks(3), rate=0.1),
+                Phase("encoder frozen", epochs=8, encoder_blocks=0),
+                Phase("last blocks tuned", rate=0.1, encoder_blocks=3),
             ),
         ),
     }

@@ -45,6 +45,15 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
+def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What an older version of this code began, with what it did not write of its phases yet."""
+    phases = begun.get("phases", ())
+    if not phases or len(phases) != len(now["phases"]):
+        return dict(begun)
+    completed = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
+    return {**begun, "phases": completed}
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """The files of one run; each appears whole or not at all."""
@@ -113,9 +122,12 @@ class RunDirectory:
         if not (self.path / CONFIG_FILE).exists():
             self.write_json(CONFIG_FILE, now)
             return
-        begun = self.read_json(CONFIG_FILE)
+        begun = _completed(self.read_json(CONFIG_FILE), now)
         now["git_commit"] = begun.get("git_commit")
-        self._refuse_difference(CONFIG_FILE, json.dumps(begun, indent=2), json.dumps(now, indent=2))
+        self._refuse_difference(
+            CONFIG_FILE,
+            *(json.dumps(record, indent=2, sort_keys=True) for record in (begun, now)),
+        )
 
     def _refuse_difference(self, name: str, begun: str, now: str) -> None:
         if begun != now:

@@ -23,7 +23,7 @@ from training.efficientnet import (
 )
 from training.graphs import to_onnx
 from training.models import MODELS
-from training.recipes import RECIPES, train_all
+from training.recipes import RECIPES, Phase
 
 REFERENCE = Path(__file__).with_name("efficientnet_features.npz")
 CLIPS = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 3), dtype=np.uint8)
@@ -112,10 +112,12 @@ def test_a_phase_of_the_recipe_moves_what_it_says(network, phase):
     assert not [path for path in moved if "norm" in path]
     blocks = {path.split("/")[0].split("_")[0] for path in moved}
     assert blocks == (set() if phase == 0 else {"block13", "block14", "block15", "head"})
+    recorded = RECIPES[network.name].phases[phase].to_dict()["encoder_blocks"]
+    assert recorded == len([name for name in blocks if name.startswith("block")])
 
 
 def test_training_leaves_the_moving_statistics_alone_even_where_they_may_move(network):
-    train_all(network)
+    Phase("all").prepare(network)
     assert network.get_layer("encoder").layer.get_layer("head_norm").trainable
     for path, (old, new) in train_a_step(network).items():
         if "moving" in path:

@@ -33,11 +33,14 @@ CONFIG = make_config(warmup_epochs=1)
 TRAIN = 18
 
 
-def freeze_encoder(model):
-    model.get_layer("encoder").trainable = False
+class HeadPhase(Phase):
+    """Freezes the layer that stands for an encoder here."""
+
+    def prepare(self, model):
+        model.get_layer("encoder").trainable = False
 
 
-PHASES = (Phase("head", freeze_encoder, epochs=3), Phase("all", rate=0.1))
+PHASES = (HeadPhase("head", epochs=3), Phase("all", rate=0.1))
 
 
 def build_model():

@@ -52,6 +52,21 @@ def test_a_saved_model_answers_as_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
+PHASE = {"name": "all", "epochs": None, "rate": 1.0}
+
+
+def test_a_run_that_older_code_began_goes_on_without_the_records_it_lacked(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.fix_config({"seed": 0, "phases": [PHASE], "git_commit": "old"})
+    begun = (tmp_path / "config.json").read_text()
+    run.fix_config({"seed": 0, "phases": [{**PHASE, "encoder_blocks": None}], "git_commit": "new"})
+    with pytest.raises(DataError, match=r'\+ +"rate": 0\.1'):
+        run.fix_config({"seed": 0, "phases": [{**PHASE, "rate": 0.1}], "git_commit": "new"})
+    with pytest.raises(DataError, match="cannot be resumed"):
+        run.fix_config({"seed": 0, "phases": [PHASE, PHASE], "git_commit": "new"})
+    assert (tmp_path / "config.json").read_text() == begun
+
+
 def test_the_commit_is_a_hash_or_unknown():
     commit = current_commit().removesuffix("-dirty")
     assert commit == "unknown" or len(commit) == 40
