@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from clip import ClipSpec
 from clip.spec import MAX_FRAMES
-from training.data import DataError
+from training.data import OptionError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Augmentation:
         contrast: the most by which the distance from middle grey changes, as a share; 0 is none.
 
     Raises:
-        DataError: a value out of its range.
+        OptionError: a value out of its range.
     """
 
     jitter: int = 3
@@ -50,23 +50,23 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.jitter < 1 or self.jitter % 2 == 0:
-            raise DataError(f"jitter must be an odd number of frames, not {self.jitter}")
+            raise OptionError(f"jitter must be an odd number of frames, not {self.jitter}")
         for name, value, least, most in (
             ("least crop", self.least_crop, 0.1, 1.0),
             ("brightness", self.brightness, 0.0, 255.0),
             ("contrast", self.contrast, 0.0, 1.0),
         ):
             if not least <= value <= most:
-                raise DataError(f"{name} must be from {least} to {most}, not {value}")
+                raise OptionError(f"{name} must be from {least} to {most}, not {value}")
 
     def training_spec(self, spec: ClipSpec) -> ClipSpec:
         """The spec to decode training clips by: `jitter` candidates for each frame of `spec`.
 
         Raises:
-            DataError: more frames than a spec may have.
+            OptionError: more frames than a spec may have.
         """
         if spec.frames * self.jitter > MAX_FRAMES:
-            raise DataError(
+            raise OptionError(
                 f"a jitter of {self.jitter} wants {spec.frames * self.jitter} frames of each clip; "
                 f"at most {MAX_FRAMES} are possible"
             )
@@ -167,11 +167,11 @@ def mirror_sensitive(augmentation: Augmentation, classes: Sequence[str]) -> tupl
     """The places in `classes` of those that must not be flipped.
 
     Raises:
-        DataError: one that is not in `classes`.
+        OptionError: one that is not in `classes`.
     """
     unknown = sorted(set(augmentation.no_flip_classes) - set(classes))
     if unknown:
-        raise DataError(f"there is no class {', '.join(unknown)} to be left unflipped")
+        raise OptionError(f"there is no class {', '.join(unknown)} to be left unflipped")
     return tuple(classes.index(label) for label in augmentation.no_flip_classes)
 
 

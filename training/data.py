@@ -56,6 +56,10 @@ class DataError(ValueError):
     """The data set cannot be used as it is; the message says what to change."""
 
 
+class OptionError(DataError):
+    """An option of the command line cannot be, or not with the others; the message names it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One labelled video: its path below the data folder, its class and its group."""
@@ -178,7 +182,7 @@ def index_clips(
             f"no video in {', '.join(empty)}: an empty class folder holds no video to learn from; "
             "choose the others with --classes"
         )
-    table = _read_groups(groups) if groups else None
+    table = dict(read_table(groups, "path", "source_group")) if groups else None
     if table is not None:
         missing += _rows_without_file(table, paths, missing)
     clips = _grouped(paths, table, groups)
@@ -190,6 +194,23 @@ def index_clips(
             "groups (--groups) prevents that"
         )
     return ClipIndex(folder, chosen, clips, tuple(missing), tuple(ignored), tuple(warnings))
+
+
+def read_table(table: Path, key: str, value: str) -> list[tuple[str, str]]:
+    """Two columns of a table of tab-separated values, in UTF-8, whose first row names them.
+
+    Raises:
+        DataError: it has not these columns, or is no such table.
+        OSError: it cannot be read.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, delimiter="\t")
+            if not {key, value} <= set(rows.fieldnames or ()):
+                raise DataError(f"{table} must have the tab-separated columns {key} and {value}")
+            return [(row[key], row[value] or "") for row in rows]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table} is no table of tab-separated text: {error}") from error
 
 
 def find_duplicates(digests: Mapping[Clip, str]) -> list[BadFile]:
@@ -249,14 +270,6 @@ def _is_video(file: Path) -> bool:
     except (ClipError, OSError):
         return False
     return True
-
-
-def _read_groups(table: Path) -> dict[str, str]:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        if not {"path", "source_group"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{table} must have the tab-separated columns path and source_group")
-        return {row["path"]: row["source_group"] for row in rows}
 
 
 def _rows_without_file(

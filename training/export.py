@@ -28,7 +28,7 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 
-from clip import ClipSpec, ManifestError, ModelManifest
+from clip import ManifestError, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from training.arguments import command_parser
 from training.batches import OrderedBatches
@@ -101,7 +101,7 @@ def publish_run(
         ),
         ir_version=graph.ir_version,
         classes=tuple(classes),
-        clip_spec=ClipSpec.from_dict(config["clip_spec"]),
+        clip_spec=run.read_clip_spec(),
         training=_training_record(run, config, metrics, model),
         metrics={
             "validation": metrics["validation"],
@@ -117,6 +117,19 @@ def publish_run(
     )
     onnx.helper.set_model_props(graph, {METADATA_KEY: manifest.to_json()})
     return _publish(run, manifest, graph.SerializeToString(), parent)
+
+
+def check_publishable(test_clips: int) -> None:
+    """Refuse to publish by so few test clips that they do not show what `check_parity` asks.
+
+    Raises:
+        ExportError: there are not as many as in its largest batch.
+    """
+    if test_clips < max(PARITY_BATCHES):
+        raise ExportError(
+            f"publishing wants {max(PARITY_BATCHES)} test clips or more, to compare the exported "
+            f"graph with the network by; there are {test_clips}"
+        )
 
 
 def check_parity(
@@ -136,10 +149,7 @@ def check_parity(
     Raises:
         ExportError: a probability differs by more than TOLERANCE, or a clip's top-1 differs.
     """
-    if len(clips) < max(PARITY_BATCHES):
-        raise ExportError(
-            f"parity wants {max(PARITY_BATCHES)} test clips or more, there are {len(clips)}"
-        )
+    check_publishable(len(clips))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

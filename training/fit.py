@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
@@ -26,19 +26,20 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
 from training.augment import mirror_sensitive, read_augmentation
 from training.batches import ClipBatches
 from training.cache import StoredClips, check_clips, decode_clips
-from training.data import DataError, index_clips
+from training.data import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
 from training.efficientnet import WeightsError
-from training.export import publish_run
+from training.export import check_publishable, publish_run
 from training.graphs import ExportError
 from training.locking import locked
-from training.loop import DivergenceError, Examples, make_deterministic, precision, train
+from training.loop import DivergenceError, Examples, Training, make_deterministic, precision, train
 from training.models import MODELS
-from training.options import FitConfig, parse_arguments
+from training.options import FitConfig, check_arguments, parse_arguments, read_clip_spec
 from training.parts import PARTS, answer
 from training.recipes import RECIPES
 from training.report import measure_run, write_report
@@ -49,61 +50,102 @@ from training.tables import summarise
 from training.workers import join_workers
 
 
+def build_network(config: FitConfig) -> keras.Model:
+    """The untrained network that a run trains.
+
+    Raises:
+        ValueError: it cannot take clips of that size.
+        WeightsError: its pretrained weights are not installed.
+    """
+    spec = ClipSpec.from_dict(config.clip_spec)
+    build = MODELS[config.model]
+    return build(len(config.classes), spec.frames, height=spec.height, width=spec.width)
+
+
+def one_hot(
+    index: ClipIndex, clips: Sequence[Clip], *, smoothing: float = 0.0
+) -> npt.NDArray[np.float32]:
+    """What the network should say of clips, (N, classes); `smoothing` goes to all classes alike."""
+    classes = len(index.classes)
+    sharp = np.eye(classes, dtype=np.float32)[[index.target(clip) for clip in clips]]
+    return sharp * np.float32(1 - smoothing) + np.float32(smoothing / classes)
+
+
+def weigh_classes(index: ClipIndex, clips: Sequence[Clip]) -> dict[int, float]:
+    """A weight for each class by its place: the rarer, the higher, and the mean clip has 1."""
+    counts = np.bincount([index.target(clip) for clip in clips], minlength=len(index.classes))
+    weights: list[float] = (counts.sum() / (len(counts) * counts)).tolist()
+    return dict(enumerate(weights))
+
+
+def conclude(
+    run: RunDirectory,
+    config: FitConfig,
+    training: Training,
+    clips: Mapping[str, StoredClips],
+    *,
+    skipped: Sequence[BadFile],
+) -> None:
+    """Save the best network, measure it on the clips of each part, and write the report."""
+    model = build_network(config)
+    model.set_weights(training.best_weights)
+    run.save_model(model)
+    metrics = measure_run(
+        run, {name: answer(model, of, batch_size=config.batch_size) for name, of in clips.items()}
+    )
+    run.write_json(
+        "metrics.json",
+        {
+            **metrics,
+            "skipped_files": [asdict(file) for file in skipped],
+            "best_epoch": training.best_epoch,
+            "epochs_run": training.epoch,
+            "training_seconds": round(training.seconds),
+            "hardware": describe_machine(),
+        },
+    )
+    for name, measured in metrics.items():
+        print(f"{name}: {summarise(measured)} ({config.split} split)")
+    print(f"wrote {write_report(run, clips['test'])}")
+
+
 def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     """Carry out one run, top to bottom; `held` keeps its directory locked.
 
     Raises:
-        DataError: the data set, an option or the run directory cannot be used.
+        OptionError: the command line or the run directory cannot be used; nothing was decoded.
+        DataError: the data set cannot be used.
         DivergenceError: the loss is no longer a number; no model was saved.
         ExportError: the exported model is not equal to the trained one; nothing was published.
         WeightsError: the pretrained weights are not installed.
     """
+    check_arguments(arguments)
+    spec = read_clip_spec(arguments)
     workers = join_workers()
     if workers.count > 1 and arguments.mixed_precision:
         # A worker whose 16 bits overflow skips the step, and the others would wait for it.
-        raise DataError("--mixed-precision does not go with several workers")
+        raise OptionError("--mixed-precision does not go with several workers")
     recipe = RECIPES[arguments.model]
-    spec = ClipSpec(
-        frames=arguments.frames,
-        height=arguments.height or recipe.height,
-        width=arguments.width or recipe.width,
-    )
     augmentation = read_augmentation(arguments)
     training_spec = augmentation.training_spec(spec)
     index = index_clips(arguments.data, classes=arguments.classes, groups=arguments.groups)
     unflipped = mirror_sensitive(augmentation, index.classes)
-    config = FitConfig(
-        data=arguments.data.name,
-        dataset=arguments.dataset or arguments.data.name,
-        groups=arguments.groups.name if arguments.groups else None,
-        classes=index.classes,
-        model=arguments.model,
-        clip_spec=spec.to_dict(),
-        skip_bad=arguments.skip_bad,
-        split=arguments.split,
-        split_file=arguments.split_file.name if arguments.split_file else None,
-        seed=arguments.seed,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        augmentation=asdict(augmentation),
-        patience=arguments.patience,
-        monitor=arguments.monitor,
-        schedule=arguments.schedule,
-        warmup_epochs=arguments.warmup_epochs,
-        label_smoothing=arguments.label_smoothing,
-        class_weights=arguments.class_weights,
-        weight_decay=arguments.weight_decay,
-        mixed_precision=arguments.mixed_precision,
-        phases=tuple(phase.to_dict() for phase in recipe.phases),
-        git_commit=current_commit(),
-    )
+    config = FitConfig.of_arguments(arguments, index.classes, current_commit())
+    run = RunDirectory(arguments.out)
+    if workers.is_chief:
+        run.check_begin(asdict(config), resume=arguments.resume)
+
+    try:
+        build_network(config)  # now, not after the decoding
+    except ValueError as error:
+        raise OptionError(f"{config.model} cannot take such clips: {error}") from error
     cache = arguments.cache or arguments.out.parent / "cache"
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
     split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
+    if arguments.publish:
+        check_publishable(len(split.test))
 
-    run = RunDirectory(arguments.out)
     if workers.is_chief:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
@@ -114,42 +156,31 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
     candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
-    clips = {name: StoredClips(usable.entries, split.parts[name]) for name in PARTS}
-    targets = {
-        name: np.array([index.target(clip) for clip in part]) for name, part in split.parts.items()
-    }
-    one_hot = np.eye(len(index.classes), dtype=np.float32)
-
-    # Not in the loss itself, so that the validation loss stays comparable between runs.
-    smoothed = one_hot * (1 - config.label_smoothing) + config.label_smoothing / len(index.classes)
-    counts = np.bincount(targets["train"], minlength=len(index.classes))
-    weights = counts.sum() / (len(counts) * counts)
-
-    def build_model() -> keras.Model:
-        return MODELS[config.model](
-            len(index.classes), spec.frames, height=spec.height, width=spec.width
-        )
+    validation, test = (StoredClips(usable.entries, split.parts[name]) for name in PARTS)
+    batches = ClipBatches(
+        StoredClips(candidates, split.train),
+        one_hot(index, split.train, smoothing=config.label_smoothing),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augmentation=augmentation,
+        mirror_sensitive=unflipped,
+        # One is not enough: deterministic TensorFlow does not prefetch, and the step would wait for
+        # every batch.
+        workers=2,
+    )
+    examples = Examples(
+        batches,
+        names=[clip.path for clip in split.train],
+        # Not smoothed, so that the validation loss stays comparable between runs.
+        validation=(validation, one_hot(index, split.validation)),
+        class_weights=weigh_classes(index, split.train) if config.class_weights else None,
+    )
 
     make_deterministic(config.seed)
     with precision(mixed=config.mixed_precision):
         training = train(
-            build_model(),
-            Examples(
-                batches=ClipBatches(
-                    StoredClips(candidates, split.train),
-                    smoothed[targets["train"]],
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                    augmentation=augmentation,
-                    mirror_sensitive=unflipped,
-                    # One is not enough: deterministic TensorFlow does not prefetch, and the step
-                    # would wait for every batch.
-                    workers=2,
-                ),
-                names=[clip.path for clip in split.train],
-                validation=(clips["validation"], one_hot[targets["validation"]]),
-                class_weights=dict(enumerate(weights.tolist())) if config.class_weights else None,
-            ),
+            build_network(config),
+            examples,
             config,
             recipe.phases,
             run.path,
@@ -157,39 +188,24 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         )
     if not workers.is_chief:
         return
-    model = build_model()
-    model.set_weights(training.best_weights)
-    run.save_model(model)
-
-    metrics = measure_run(
-        run,
-        {name: answer(model, clips[name], batch_size=config.batch_size) for name in PARTS},
-    )
-    run.write_json(
-        "metrics.json",
-        {
-            **metrics,
-            "skipped_files": [asdict(file) for file in usable.skipped],
-            "best_epoch": training.best_epoch,
-            "epochs_run": training.epoch,
-            "training_seconds": round(training.seconds),
-            "hardware": describe_machine(),
-        },
-    )
-    for name in PARTS:
-        print(f"{name}: {summarise(metrics[name])} ({config.split} split)")
-    print(f"wrote {write_report(run, clips['test'])}")
-
+    clips = {"validation": validation, "test": test}
+    conclude(run, config, training, clips, skipped=usable.skipped)
     if arguments.publish:
-        published = publish_run(run, arguments.publish, test_clips=clips["test"])
+        published = publish_run(run, arguments.publish, test_clips=test)
         print(f"published {published}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 with a message on standard error."""
+    """Run the command; 0 on success, 1 or 2 with a message on standard error.
+
+    2 is for the command line, as with what argparse refuses, 1 for all else.
+    """
     try:
         with ExitStack() as held:
             fit(parse_arguments(arguments), held)
+    except OptionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (DataError, DivergenceError, ExportError, ManifestError, WeightsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

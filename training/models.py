@@ -51,7 +51,7 @@ def build_convlstm(
     Raises:
         ValueError: fewer than two classes or frames, or a picture too small for four layers.
     """
-    inputs = _clip_input(num_classes, frames, height, width)
+    inputs = _clip_input(num_classes, frames, height, width, least=31)
     x = layers.Rescaling(1.0 / 255.0, name="rescaling")(inputs)
     *leading, last = CONVLSTM_FILTERS
     for filters in leading:
@@ -81,7 +81,7 @@ def build_lrcn(
     Raises:
         ValueError: fewer than two classes or frames, or a picture too small for four pools.
     """
-    inputs = _clip_input(num_classes, frames, height, width)
+    inputs = _clip_input(num_classes, frames, height, width, least=16)
     x = layers.Rescaling(1.0 / 255.0, name="rescaling")(inputs)
     for filters in LRCN_FILTERS:
         x = FrameWise(layers.Conv2D(filters, 3, padding="same", activation="relu"))(x)
@@ -129,11 +129,15 @@ def _probabilities(num_classes: int) -> keras.layers.Layer:
     return layers.Dense(num_classes, activation="softmax", dtype="float32", name="probabilities")
 
 
-def _clip_input(num_classes: int, frames: int, height: int, width: int) -> keras.KerasTensor:
+def _clip_input(
+    num_classes: int, frames: int, height: int, width: int, *, least: int = 1
+) -> keras.KerasTensor:
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2, not {num_classes}")
     if frames < 2:
         raise ValueError(f"frames must be at least 2, not {frames}")
+    if min(height, width) < least:
+        raise ValueError(f"height and width must be at least {least}, not {height}x{width}")
     # float32, and not uint8: Keras casts what it is fed to this type, which would cut the fractions
     # off augmented pixels. uint8 clips are cast here, on the device.
     return keras.Input((frames, height, width, 3), dtype="float32", name="frames")

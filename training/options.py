@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from clip import ClipSpec, SpecError
 from training.arguments import command_parser
-from training.augment import add_augmentation_arguments
-from training.data import DataError
+from training.augment import add_augmentation_arguments, read_augmentation
+from training.data import OptionError
 from training.pace import MONITORS, SCHEDULES
 from training.recipes import RECIPES
-from training.splits import PROTOCOLS
+from training.splits import PROTOCOLS, check_protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class FitConfig:
     """What fixes a run; written to config.json.
 
     Raises:
-        DataError: a value that cannot be; the message names its option.
+        OptionError: a value that cannot be; the message names its option.
     """
 
     data: str
@@ -49,6 +51,29 @@ class FitConfig:
     phases: tuple[dict[str, Any], ...]
     git_commit: str
 
+    @classmethod
+    def of_arguments(
+        cls, arguments: argparse.Namespace, classes: Sequence[str], commit: str
+    ) -> FitConfig:
+        """What the command line asks for, of these classes, by this commit of the code."""
+        names = {field.name for field in fields(cls)} & vars(arguments).keys()
+        taken = {name: getattr(arguments, name) for name in names}
+        return cls(
+            **{
+                **taken,
+                # Not the whole path: a run says what it was, not where.
+                "data": arguments.data.name,
+                "dataset": arguments.dataset or arguments.data.name,
+                "groups": arguments.groups.name if arguments.groups else None,
+                "split_file": arguments.split_file.name if arguments.split_file else None,
+                "classes": tuple(classes),
+                "clip_spec": read_clip_spec(arguments).to_dict(),
+                "augmentation": asdict(read_augmentation(arguments)),
+                "phases": tuple(phase.to_dict() for phase in RECIPES[arguments.model].phases),
+                "git_commit": commit,
+            }
+        )
+
     def __post_init__(self) -> None:
         for fits, wanted in (
             (self.epochs >= 1, "--epochs must be at least 1"),
@@ -61,9 +86,10 @@ class FitConfig:
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
             (self.weight_decay >= 0, "--weight-decay must be at least 0"),
+            (0 <= self.seed < 2**32, "--seed must be at least 0 and less than 2**32"),
         ):
             if not fits:
-                raise DataError(wanted)
+                raise OptionError(wanted)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -184,6 +210,47 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--publish", metavar="FOLDER", type=Path, help="models folder to publish the ONNX model to"
     )
     return parser.parse_args(arguments)
+
+
+def read_clip_spec(arguments: argparse.Namespace) -> ClipSpec:
+    """The clips that the command line asks for; the network's own size where it names none.
+
+    Raises:
+        OptionError: they cannot be.
+    """
+    recipe = RECIPES[arguments.model]
+    try:
+        return ClipSpec(
+            frames=arguments.frames,
+            height=recipe.height if arguments.height is None else arguments.height,
+            width=recipe.width if arguments.width is None else arguments.width,
+        )
+    except SpecError as error:
+        raise OptionError(f"--{str(error).removeprefix('clip_spec.')}") from error
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what can be known to be wrong before the data is looked at.
+
+    Raises:
+        OptionError: the split's protocol and its table do not go together, or a folder cannot be
+            written.
+    """
+    check_protocol(arguments.split, arguments.split_file)
+    _check_writable("--out", arguments.out)
+    if arguments.cache:
+        _check_writable("--cache", arguments.cache)
+    if arguments.publish:
+        _check_writable("--publish", arguments.publish / arguments.model)
+
+
+def _check_writable(option: str, folder: Path) -> None:
+    """Refuse a folder that is none, or that cannot be made or written in."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise OptionError(f"{option}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OptionError(f"{option}: {there} cannot be written")
 
 
 def _sides(side: str) -> str:

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from clip import ClipSpec
 from training.batches import OrderedBatches
 from training.cache import StoredClips, decode_clips
 from training.data import index_clips
@@ -39,8 +38,7 @@ def read_part(
     """
     config = run.read_json("config.json")
     index = index_clips(data, classes=config["classes"]).select(run.read_split(part, "path"))
-    spec = ClipSpec.from_dict(config["clip_spec"])
-    entries = decode_clips(index, spec, cache or run.path.parent / "cache")
+    entries = decode_clips(index, run.read_clip_spec(), cache or run.path.parent / "cache")
     return StoredClips(entries, index.clips)
 
 

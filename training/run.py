@@ -15,7 +15,8 @@ import keras
 
 import training.efficientnet
 import training.layers  # noqa: F401  the classes of both register themselves with Keras
-from training.data import DataError
+from clip import ClipSpec, SpecError
+from training.data import DataError, OptionError
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
 from training.splits import Split
@@ -65,21 +66,19 @@ class RunDirectory:
         """Make the directory of a new run.
 
         Raises:
-            DataError: it exists and is not empty.
+            OptionError: it exists and is not empty.
         """
+        run = cls(path)
+        run._refuse_used()
         path.mkdir(parents=True, exist_ok=True)
-        if any(file.name != LOCK_FILE for file in path.iterdir()):
-            raise DataError(
-                f"{path} already holds a run: choose another --out, or go on with it by --resume"
-            )
-        return cls(path)
+        return run
 
     @classmethod
     def resume(cls, path: Path) -> RunDirectory:
         """Take up the directory of a run that may be unfinished, or not yet begun.
 
         Raises:
-            DataError: it holds something else.
+            OptionError: it holds something else.
         """
         path.mkdir(parents=True, exist_ok=True)
         sweep(path, age_s=0)
@@ -98,13 +97,53 @@ class RunDirectory:
             raise DataError(f"{path} is not a finished run: it has no {MODEL_FILE}")
         return cls(path)
 
+    def check_begin(self, config: Mapping[str, Any], *, resume: bool) -> None:
+        """Refuse what `create` or `resume`, and then `fix_config`, would; writes nothing.
+
+        Raises:
+            OptionError: see there.
+        """
+        if resume and (self.path / CONFIG_FILE).is_file():
+            self._hold_to(config)
+        else:
+            self._refuse_used()
+
+    def _refuse_used(self) -> None:
+        names = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
+        if any(name != LOCK_FILE and not name.startswith("part.") for name in names):
+            raise OptionError(
+                f"{self.path} already holds a run: choose another --out, or go on with it by "
+                "--resume"
+                if CONFIG_FILE in names
+                else f"{self.path} already holds a run or something else: choose another --out"
+            )
+
     def write_json(self, name: str, record: object) -> None:
         """Write a record as indented JSON; NaN is an error."""
         self.write_text(name, json.dumps(record, indent=2, allow_nan=False) + "\n")
 
     def read_json(self, name: str) -> Any:
-        """Parse one of the run's JSON files."""
-        return json.loads((self.path / name).read_text())
+        """Parse one of the run's JSON files.
+
+        Raises:
+            DataError: it is damaged.
+            OSError: it cannot be read.
+        """
+        try:
+            return json.loads((self.path / name).read_text())
+        except ValueError as error:
+            raise DataError(f"{self.path / name} is damaged: {error}") from error
+
+    def read_clip_spec(self) -> ClipSpec:
+        """How the run's clips are decoded.
+
+        Raises:
+            DataError: this version of the code cannot decode so.
+        """
+        try:
+            return ClipSpec.from_dict(self.read_json(CONFIG_FILE)["clip_spec"])
+        except SpecError as error:
+            raise DataError(f"{self.path / CONFIG_FILE}: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file under its name at once."""
@@ -116,12 +155,15 @@ class RunDirectory:
         Another commit of the code is no other run; the file keeps the one that it began with.
 
         Raises:
-            DataError: the run was begun with another configuration; the message shows both.
+            OptionError: the run was begun with another configuration; the message shows both.
         """
+        if (self.path / CONFIG_FILE).exists():
+            self._hold_to(config)
+        else:
+            self.write_json(CONFIG_FILE, config)
+
+    def _hold_to(self, config: Mapping[str, Any]) -> None:
         now = json.loads(json.dumps(config))
-        if not (self.path / CONFIG_FILE).exists():
-            self.write_json(CONFIG_FILE, now)
-            return
         begun = _completed(self.read_json(CONFIG_FILE), now)
         now["git_commit"] = begun.get("git_commit")
         self._refuse_difference(
@@ -134,7 +176,7 @@ class RunDirectory:
             lines = difflib.unified_diff(
                 begun.splitlines(), now.splitlines(), "begun with", "now", lineterm="", n=0
             )
-            raise DataError(
+            raise OptionError(
                 f"{self.path} cannot be resumed, its {name} would be another:\n" + "\n".join(lines)
             )
 
@@ -142,7 +184,7 @@ class RunDirectory:
         """Write split.tsv, which clip is in which part, or hold a resumed run to the one there is.
 
         Raises:
-            DataError: the run was begun with another split; the message shows what is different.
+            OptionError: the run was begun with another split; the message shows what is different.
         """
         rows = [
             f"{clip.path}\t{clip.label}\t{clip.group}\t{name}\n"

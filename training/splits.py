@@ -12,7 +12,6 @@ clips. A run's own split.tsv is such a table.
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from types import MappingProxyType
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from training.data import Clip, ClipIndex, DataError
+from training.data import Clip, ClipIndex, DataError, OptionError, read_table
 
 #: One part in FOLDS is held out: 20 %.
 FOLDS = 5
@@ -60,10 +59,7 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
         DataError: unknown protocol, a class with too few clips or groups to be in every part, or a
             table that cannot be followed.
     """
-    if protocol not in PROTOCOLS:
-        raise DataError(f"split must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
-    if (protocol == "file") != (table is not None):
-        raise DataError("a table of parts (--split-file) goes with --split file, and only with it")
+    check_protocol(protocol, table)
     split = read_split(index, table) if table else _hold_out(index, protocol, seed)
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
@@ -76,6 +72,22 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
                 f"each class needs {needed}"
             )
     return split
+
+
+def check_protocol(protocol: str, table: Path | None) -> None:
+    """Refuse what `split_clips` cannot follow, before its clips are known.
+
+    Raises:
+        OptionError: no such protocol, one that wants a table or wants none, or no such table.
+    """
+    if protocol not in PROTOCOLS:
+        raise OptionError(f"split must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+    if (protocol == "file") != (table is not None):
+        raise OptionError(
+            "a table of parts (--split-file) goes with --split file, and only with it"
+        )
+    if table is not None and not table.is_file():
+        raise OptionError(f"--split-file {table} is not a file")
 
 
 def read_split(index: ClipIndex, table: Path) -> Split:
@@ -125,11 +137,7 @@ def read_split(index: ClipIndex, table: Path) -> Split:
 
 
 def _read_rows(table: Path) -> list[tuple[str, str]]:
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        if not {"path", "part"} <= set(rows.fieldnames or ()):
-            raise DataError(f"{table} must have the tab-separated columns path and part")
-        read = [(row["path"], row["part"] or "") for row in rows]
+    read = read_table(table, "path", "part")
     odd = sorted({part for _, part in read} - set(PARTS))
     if odd:
         raise DataError(

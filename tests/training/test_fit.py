@@ -197,7 +197,7 @@ def test_t2_a_publish_that_fails_half_way_leaves_nothing_to_be_seen(
 def test_t7_a_second_fit_in_the_same_directory_refuses(finished, dataset, capsys):
     run, _ = finished
     before = (run / "metrics.json").read_bytes()
-    assert fit(dataset, run) == 1
+    assert fit(dataset, run) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
 

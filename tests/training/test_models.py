@@ -118,6 +118,13 @@ def test_every_dropout_is_a_fifth():
         assert recurrent <= {0.0, DROPOUT}
 
 
+@pytest.mark.parametrize(("name", "least"), [("convlstm", 31), ("lrcn", 16)])
+def test_the_smallest_picture_works_and_a_smaller_one_is_refused(name, least):
+    assert MODELS[name](3, 2, height=least, width=least).output_shape == (None, 3)
+    with pytest.raises(ValueError, match=f"must be at least {least}, not {least - 1}x64"):
+        MODELS[name](3, 2, height=least - 1)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("classes", "frames"), [(1, 20), (10, 1)])
 def test_too_few_classes_or_frames_are_refused(name, classes, frames):

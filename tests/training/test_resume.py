@@ -107,7 +107,7 @@ def test_the_options_reach_the_training(runs):
 def test_t5_a_run_is_not_resumed_with_another_configuration(runs, dataset, capsys, change, shown):
     alone, _ = runs
     before = {path: path.read_bytes() for path in alone.iterdir() if path.is_file()}
-    assert main(command(dataset, alone, "--resume", *change)) == 1
+    assert main(command(dataset, alone, "--resume", *change)) == 2
     message = capsys.readouterr().err
     assert "cannot be resumed, its config.json would be another" in message
     for line in shown:
@@ -120,7 +120,7 @@ def test_t5_a_run_is_not_resumed_with_other_clips(runs, dataset, tmp_path, capsy
     shutil.copytree(dataset, tmp_path / dataset.name)
     gone = "v_Dark_g01_c01.mp4"
     (tmp_path / dataset.name / "Dark" / gone).unlink()
-    assert main(command(tmp_path / dataset.name, alone, "--resume")) == 1
+    assert main(command(tmp_path / dataset.name, alone, "--resume")) == 2
     message = capsys.readouterr().err
     assert "split.tsv would be another" in message
     assert f"-Dark/{gone}" in message
@@ -129,24 +129,6 @@ def test_t5_a_run_is_not_resumed_with_other_clips(runs, dataset, tmp_path, capsy
 def test_resume_leaves_a_folder_that_is_no_run_alone(dataset, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.tex").write_text("x")
-    assert main(command(dataset, tmp_path / "mine", "--resume")) == 1
+    assert main(command(dataset, tmp_path / "mine", "--resume")) == 2
     assert "thesis" not in capsys.readouterr().out
     assert (tmp_path / "mine/thesis.tex").read_text() == "x"
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("--epochs", "0"),
-        ("--batch-size", "0"),
-        ("--learning-rate", "0"),
-        ("--patience", "0"),
-        ("--warmup-epochs", "4"),
-        ("--label-smoothing", "1"),
-        ("--weight-decay", "-1"),
-    ],
-)
-def test_an_option_that_cannot_be_is_named(dataset, tmp_path, capsys, option, value):
-    assert main(command(dataset, tmp_path / "run", f"{option}={value}")) == 1
-    assert f"error: {option} must be" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()

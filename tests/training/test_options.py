@@ -1,0 +1,145 @@
+"""Options that cannot be are refused in one line, with status 2, before anything is decoded."""
+
+import os
+import re
+import shutil
+
+import pytest
+
+from training.fit import main
+
+
+def refuse(capsys, dataset, out, *options):
+    """What training.fit says to options that cannot be."""
+    arguments = [*("--data", str(dataset), "--model", "lrcn", "--frames", "2"), *options]
+    # The last of an option counts.
+    status = main([*arguments, "--out", str(out), "--cache", str(out.parent / "cache")])
+    said = capsys.readouterr()
+    assert status == 2
+    assert re.fullmatch(r"error: [^\n]+\n", said.err), said.err
+    assert "decoding" not in said.out + said.err
+    assert not (out.parent / "cache").exists()
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--frames", "0"), "--frames must be a whole number from 1"),
+        (("--frames", "1"), "frames must be at least 2, not 1"),
+        (("--frames", "100000"), "--frames must be a whole number from 1"),
+        (("--height", "0"), "--height must be a whole number from 1"),
+        (("--height", "15"), "lrcn cannot take such clips: height and width must be at least 16"),
+        (("--model", "convlstm", "--width", "30"), "must be at least 31, not 64x30"),
+        (("--model", "lrcn-efficientnet", "--height", "100"), "multiples of 32, not 100x128"),
+        (("--epochs", "0"), "--epochs must be"),
+        (("--batch-size", "0"), "--batch-size must be"),
+        (("--learning-rate", "0"), "--learning-rate must be"),
+        (("--learning-rate", "nan"), "--learning-rate must be"),
+        (("--patience", "0"), "--patience must be"),
+        (("--epochs", "4", "--warmup-epochs", "4"), "--warmup-epochs must be"),
+        (("--label-smoothing", "1"), "--label-smoothing must be"),
+        (("--weight-decay=-1",), "--weight-decay must be"),
+        (("--seed=-1",), "--seed must be"),
+        (("--jitter", "2"), "jitter must be an odd number"),
+        (("--jitter", "100001"), "are possible"),
+        (("--least-crop", "0"), "least crop must be"),
+        (("--no-flip-classes", "Grey"), "no class Grey"),
+        (("--split", "file"), "--split-file"),
+        (("--split-file", "parts.tsv"), "--split-file"),
+        (("--split", "file", "--split-file", "nowhere.tsv"), "nowhere.tsv is not a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_an_option_that_cannot_be_is_named(dataset, tmp_path, capsys, options, message):
+    assert message in refuse(capsys, dataset, tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--publish"])
+def test_a_folder_that_cannot_be_one_is_named(dataset, tmp_path, capsys, option):
+    (tmp_path / "file").touch()
+    folders = {"--out": tmp_path / "run", option: tmp_path / "file/below"}
+    out = folders.pop("--out")
+    options = [text for name, folder in folders.items() for text in (name, str(folder))]
+    arguments = ["--data", str(dataset), "--model", "lrcn", "--out", str(out), *options]
+    assert main(arguments) == 2
+    assert f"error: {option}: {tmp_path / 'file'} is not a folder\n" == capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_models_folder_whose_model_is_a_file_is_named(dataset, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/lrcn").touch()
+    message = refuse(capsys, dataset, tmp_path / "run", "--publish", str(tmp_path / "models"))
+    assert f"--publish: {tmp_path / 'models/lrcn'} is not a folder" in message
+
+
+@pytest.mark.parametrize("option", ["--out", "--publish"])
+def test_a_folder_that_may_not_be_written_is_named(dataset, tmp_path, capsys, monkeypatch, option):
+    # By the answer of the system, since root may write anywhere.
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
+    folders = {"--out": tmp_path / "run", option: locked / "a/b"}
+    options = [text for name, folder in folders.items() for text in (name, str(folder))]
+    assert main(["--data", str(dataset), "--model", "lrcn", *options]) == 2
+    assert f"error: {option}: {locked} cannot be written\n" == capsys.readouterr().err
+
+
+def test_a_directory_that_is_not_empty_is_refused(dataset, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.tex").touch()
+    for options in ((), ("--resume",)):
+        message = refuse(capsys, dataset, tmp_path / "mine", *options)
+        assert "choose another --out" in message
+        assert "--resume" not in message
+
+
+def test_a_run_of_other_options_is_refused_before_the_decoding(
+    untrained_run, dataset, tmp_path, capsys
+):
+    run = shutil.copytree(untrained_run.path, tmp_path / "run")
+    assert "go on with it by --resume" in refuse(capsys, dataset, run)
+    status = main(
+        ["--data", str(dataset), "--model", "lrcn", "--seed", "5", "--out", str(run), "--resume"]
+    )
+    assert status == 2
+    message = capsys.readouterr().err
+    assert "cannot be resumed, its config.json would be another" in message
+    assert '+  "seed": 5' in message
+    assert "decoding" not in message
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_damaged_record_of_a_run_is_an_error_in_words(untrained_run, dataset, tmp_path, capsys):
+    run = shutil.copytree(untrained_run.path, tmp_path / "run")
+    (run / "config.json").write_text("{")
+    arguments = ["--data", str(dataset), "--model", "lrcn", "--out", str(run), "--resume"]
+    assert main(arguments) == 1
+    assert f"{run / 'config.json'} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--groups", "--split-file"])
+def test_a_table_that_is_no_text_is_an_error_in_words(dataset, tmp_path, capsys, option):
+    (tmp_path / "table").write_bytes(b"path\tpart\tsource_group\n\xff\xfe\t\x00\n")
+    split = ("--split", "file") if option == "--split-file" else ()
+    arguments = ["--data", str(dataset), "--model", "lrcn", "--frames", "2", *split]
+    assert main([*arguments, option, str(tmp_path / "table"), "--out", str(tmp_path / "run")]) == 1
+    assert "is no table of tab-separated text" in capsys.readouterr().err
+
+
+def test_too_few_test_clips_to_publish_are_known_before_the_training(dataset, tmp_path, capsys):
+    index = tmp_path / "parts.tsv"
+    rows = [
+        f"{label}/v_{label}_g0{group}_c01.mp4\t{part}\n"
+        for label in ("Dark", "Light")
+        for group, part in ((1, "train"), (2, "validation"), (3, "test"))
+    ]
+    index.write_text("path\tpart\n" + "".join(rows))
+    arguments = ["--data", str(dataset), "--model", "lrcn", "--frames", "2", "--split", "file"]
+    arguments += ["--split-file", str(index), "--publish", str(tmp_path / "models")]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
+    assert "publishing wants 8 test clips or more" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
