@@ -45,8 +45,8 @@ class UsableClips:
     entries: Mapping[Clip, Path]
     skipped: tuple[BadFile, ...]
 
-    def record(self) -> dict[str, Any]:
-        """What a run notes of its data, as JSON values."""
+    def record(self, warnings: Sequence[str]) -> dict[str, Any]:
+        """What a run notes of its data, and what it warns of, as JSON values."""
         clips = {
             label: [clip for clip in self.index.clips if clip.label == label]
             for label in self.index.classes
@@ -58,7 +58,7 @@ class UsableClips:
             },
             "skipped_files": [asdict(file) for file in self.skipped],
             "ignored_files": list(self.index.ignored),
-            "warnings": list(self.index.warnings),
+            "warnings": list(warnings),
         }
 
 

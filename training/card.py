@@ -16,6 +16,7 @@ from typing import Any
 from clip import ManifestError, ModelManifest
 from training.arguments import command_parser
 from training.files import write_text
+from training.footage import explain_split, warn_of_groups
 from training.tables import (
     class_table,
     confusions,
@@ -45,17 +46,6 @@ ARCHITECTURES = {
     "lrcn-efficientnet": (
         "LRCN on a pretrained encoder: EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights) for "
         "each frame, then an LSTM and a mean over the frames"
-    ),
-}
-SPLITS = {
-    "file": "The parts are those of a given table.",
-    "group": (
-        "Whole groups of clips cut from the same footage are on one side: the figures are for "
-        "footage that the network has never seen."
-    ),
-    "random": (
-        "Clips cut from the same footage are on both sides: the figures are too good for new "
-        "footage and serve to compare with the paper."
     ),
 }
 #: Why the same network has another figure under the other protocol: (this card's split, the other).
@@ -135,8 +125,8 @@ def _data(manifest: ModelManifest) -> list[str]:
             if groups
             else ""
         )
-        + f". {SPLITS.get(training['split'], '')} The best epoch was picked by "
-        f"{monitor(training['config'])}, nothing by the test clips.",
+        + f". {explain_split(training['split'], training.get('footage'))} The best epoch was "
+        f"picked by {monitor(training['config'])}, nothing by the test clips.",
     ]
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
     return [*lines, "", citation] if citation else lines
@@ -166,7 +156,12 @@ def _measured(manifest: ModelManifest) -> list[str]:
             f"{percent(calibration['expected_error'])} ({len(calibration['bins'])} bins of equal "
             f"width; mean confidence {percent(calibration['confidence'])})."
         )
-    if other and (split, other["split"]) in GAPS:
+    doubts = warn_of_groups(split, manifest.training.get("footage"))
+    if other:
+        theirs = warn_of_groups(other["split"], other.get("footage"))
+        lines += [line for warning in theirs for line in ("", f"Of the last row: {warning}")]
+        doubts += theirs
+    if other and not doubts and (split, other["split"]) in GAPS:
         lines += ["", GAPS[split, other["split"]]]
     return lines
 
@@ -229,7 +224,36 @@ def _cost(manifest: ModelManifest) -> list[str]:
             f"time, median; ONNX Runtime {speed['onnxruntime']}, one thread of "
             f"{hardware(speed['hardware'])})."
         )
+        if speed.get("others"):
+            lines += ["", *_speed_lines(manifest, speed)]
     return [*lines, "", "![Training curves](curves.png)"]
+
+
+def _speed_lines(manifest: ModelManifest, speed: Mapping[str, Any]) -> list[str]:
+    """What the network costs beside others that were measured with it."""
+    mine = speed["cpu_ms_per_clip"]
+    rows = [
+        (name, other["version"], other["clip_spec"], other["cpu_ms_per_clip"])
+        for name, other in speed["others"].items()
+    ]
+    rows.append((manifest.name, manifest.version, manifest.clip_spec.to_dict(), mine))
+    return [
+        "What it costs beside the other networks, measured together, the graphs taking turns:",
+        "",
+        *table(
+            ("network", "version", "input", "ms a clip", "of this one's"),
+            (
+                (
+                    f"**{name}**" if name == manifest.name else name,
+                    version,
+                    f"{spec['frames']}×{spec['width']}×{spec['height']}",
+                    f"{taken:.1f}",
+                    f"{taken / mine:.2f}",
+                )
+                for name, version, spec, taken in sorted(rows, key=lambda row: row[3])
+            ),
+        ),
+    ]
 
 
 def _export(manifest: ModelManifest) -> list[str]:

@@ -23,9 +23,10 @@ import onnxruntime
 
 from training.arguments import command_parser
 from training.data import DataError
+from training.footage import inspect_groups, warn_of_groups
 from training.graphs import ExportError, to_onnx
+from training.measure import read_metrics
 from training.parts import PARTS
-from training.report import read_metrics
 from training.run import RunDirectory
 from training.speed import describe_machine, ms_per_clip
 from training.tables import (
@@ -83,19 +84,22 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         "counts": {name: len(run.read_split(name, "path")) for name in ("train", *PARTS)},
     }
     for part in PARTS:
+        # None, where a run left its test clips.
+        measured = metrics.get(part, {})
         for name in ("accuracy", "precision"):
-            row[f"{part}_{name}"] = metrics[part][name]
-        row[f"{part}_interval"] = metrics[part]["accuracy_interval"]
+            row[f"{part}_{name}"] = measured.get(name)
+        row[f"{part}_interval"] = measured.get("accuracy_interval")
     for name in ("best_epoch", "epochs_run", "training_seconds"):
         row[name] = metrics[name]
+    row["warnings"] = warn_of_groups(config["split"], inspect_groups(run))
     row["training_hardware"] = metrics.get("hardware")
     return row
 
 
-def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The Markdown of a comparison."""
+def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> str:
+    """The Markdown of a comparison by the figures of one part, "test" or "validation"."""
     header = (
-        *("run", "model", "input", "split", "test accuracy", "95 % interval", "precision"),
+        *("run", "model", "input", "split", f"{part} accuracy", "95 % interval", "precision"),
         *("parameters", "CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
         "clips (train, validation, test)",
     )
@@ -105,8 +109,9 @@ def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
             (
                 *(Path(row["run"]).name, row["model"]),
                 f"{row['frames']}×{row['width']}×{row['height']}",
-                *(row["split"], percent(row["test_accuracy"]), interval(row["test_interval"])),
-                *(percent(row["test_precision"]), f"{row['parameters']:,}"),
+                *(row["split"], percent(row[f"{part}_accuracy"])),
+                *(interval(row[f"{part}_interval"]), percent(row[f"{part}_precision"])),
+                f"{row['parameters']:,}",
                 *(f"{row['cpu_ms_per_clip']:.1f}", f"{row['onnx_bytes'] / 1e6:.1f}"),
                 f"{row['best_epoch']} of {row['epochs_run']}",
                 *(duration(row["training_seconds"]), row["seed"]),
@@ -122,7 +127,7 @@ def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
             "",
             *lines,
             "",
-            f"Precision is the macro average. {_explain_intervals(rows)} "
+            f"Precision is the macro average. {_explain_part(rows, part)}"
             f"{explain_cost(describe_machine(), onnxruntime.__version__)} Trained on "
             f"{'; '.join(machines)}.",
             "",
@@ -130,12 +135,25 @@ def write_comparison(rows: Sequence[Mapping[str, Any]]) -> str:
             "figures are for footage that the network has seen, those of a group split for new "
             f"footage. {PAPER}",
             "",
+            *(
+                line
+                for row in rows
+                for warning in row["warnings"]
+                for line in (f"**Warning**, {Path(row['run']).name}: {warning}", "")
+            ),
         ]
     )
 
 
-def _explain_intervals(rows: Sequence[Mapping[str, Any]]) -> str:
-    return " ".join(dict.fromkeys(explain_interval(row["test_interval"]) for row in rows))
+def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:
+    """How the figures came about, in sentences; each ends with a space."""
+    intervals = [row[f"{part}_interval"] for row in rows]
+    lines = dict.fromkeys(explain_interval(bounds) for bounds in intervals if bounds)
+    if None in intervals:
+        lines["A dash: a run that left its test clips (--no-test)."] = None
+    if part == "validation":
+        lines["Validation picked the epochs: its figures are to choose by, not to report."] = None
+    return "".join(f"{line} " for line in lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -148,12 +166,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="Markdown file to write, with a .json of the same name beside it"
     )
+    parser.add_argument(
+        "--part",
+        choices=PARTS,
+        default="test",
+        help="whose figures to show; validation is what to choose settings by",
+    )
     options = parser.parse_args(arguments)
     if options.out and options.out.suffix == ".json":
         parser.error("--out names the Markdown file; the JSON goes beside it")
     try:
         rows = compare_runs(options.runs)
-        text = write_comparison(rows)
+        text = write_comparison(rows, options.part)
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text(text)

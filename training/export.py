@@ -36,9 +36,11 @@ from training.card import write_card
 from training.data import DataError
 from training.evaluate import evaluate_probabilities
 from training.files import write_bytes
+from training.footage import inspect_groups
 from training.graphs import ExportError, to_onnx
+from training.measure import read_metrics
 from training.parts import answer, read_part
-from training.report import read_metrics
+from training.published import Published, newest_of_others, next_version
 from training.run import RunDirectory
 from training.speed import describe_machine, ms_per_clip
 
@@ -60,6 +62,7 @@ def publish_run(
     *,
     test_clips: Clips,
     compare_run: RunDirectory | None = None,
+    beside: Path | None = None,
 ) -> Path:
     """Export a run's model and publish it as the next version of its name.
 
@@ -68,6 +71,8 @@ def publish_run(
         models_dir: the folder that the service reads.
         test_clips: all clips of the run's test split, in the order of split.tsv.
         compare_run: a run of the same network under another split, whose test figures go beside.
+        beside: a folder of published models; what the newest of each other name costs is measured
+            along with this one.
 
     Returns:
         The published folder, models_dir/<name>/<version>.
@@ -75,10 +80,12 @@ def publish_run(
     Raises:
         ExportError: the graph is not what it must be, or does not answer as the Keras model does,
             or the other run is not of the same network. Nothing was written.
-        DataError: a run is not finished.
+        DataError: a run is not finished or left its test clips, or a model in `beside` cannot be
+            read.
     """
-    config, metrics = run.read_json("config.json"), read_metrics(run)
+    config, metrics = run.read_json("config.json"), read_metrics(run, with_test=True)
     comparison = _comparison(config, compare_run) if compare_run else None
+    others = newest_of_others(beside, config["model"]) if beside else []
     model = run.load_model()
     graph = to_onnx(model)
     content = graph.SerializeToString()
@@ -92,10 +99,9 @@ def publish_run(
         probabilities, targets, classes, groups=run.read_split("test", "group")
     )
     parent = models_dir / config["model"]
-    number = 1 + max((int(path.name) for path in _versions(parent)), default=0)
     manifest = ModelManifest(
         name=config["model"],
-        version=number,
+        version=next_version(models_dir, config["model"]),
         opset=next(
             entry.version for entry in graph.opset_import if entry.domain in {"", "ai.onnx"}
         ),
@@ -106,11 +112,7 @@ def publish_run(
         metrics={
             "validation": metrics["validation"],
             "test": measured,
-            "speed": {
-                "cpu_ms_per_clip": ms_per_clip({"": content})[""],
-                "hardware": describe_machine(),
-                "onnxruntime": onnxruntime.__version__,
-            },
+            "speed": _measure_speed(content, others),
             **({"comparison": comparison} if comparison else {}),
         },
         parity=parity,
@@ -199,6 +201,7 @@ def _training_record(
         "seed": config["seed"],
         "counts": {name: len(names) for name, names in groups.items()},
         "groups": {name: len(set(names)) for name, names in groups.items()},
+        "footage": inspect_groups(run),
         "parameters": model.count_params(),
         "best_epoch": metrics["best_epoch"],
         "epochs_run": metrics["epochs_run"],
@@ -215,7 +218,7 @@ def _training_record(
 
 def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
     """The test figures of another run, for the manifest."""
-    theirs, metrics = other.read_json("config.json"), read_metrics(other)
+    theirs, metrics = other.read_json("config.json"), read_metrics(other, with_test=True)
     for name in ("model", "dataset", "classes", "clip_spec"):
         if theirs[name] != config[name]:
             raise ExportError(
@@ -231,15 +234,30 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
         "counts": {
             name: len(other.read_split(name, "path")) for name in ("train", "validation", "test")
         },
+        "footage": inspect_groups(other),
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["training_seconds"],
     }
 
 
-def _versions(parent: Path) -> list[Path]:
-    if not parent.is_dir():
-        return []
-    return [path for path in parent.iterdir() if path.name.isdecimal()]
+def _measure_speed(content: bytes, others: Sequence[Published]) -> dict[str, Any]:
+    """What a clip costs, and what it costs in other published models at the same time."""
+    taken = ms_per_clip(
+        {"": content, **{other.manifest.name: other.read_graph() for other in others}}
+    )
+    return {
+        "cpu_ms_per_clip": taken[""],
+        "hardware": describe_machine(),
+        "onnxruntime": onnxruntime.__version__,
+        "others": {
+            other.manifest.name: {
+                "version": other.manifest.version,
+                "clip_spec": other.manifest.clip_spec.to_dict(),
+                "cpu_ms_per_clip": taken[other.manifest.name],
+            }
+            for other in others
+        },
+    }
 
 
 def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent: Path) -> Path:
@@ -278,6 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="a run of the same network under another split, to stand beside it in the card",
     )
+    parser.add_argument(
+        "--beside",
+        type=Path,
+        help="models folder: measure what the newest of each other name costs, for the card",
+    )
     options = parser.parse_args(arguments)
     try:
         run = RunDirectory.open(options.run)
@@ -286,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.publish,
             test_clips=read_part(run, "test", data=options.data, cache=options.cache),
             compare_run=RunDirectory.open(options.compare_run) if options.compare_run else None,
+            beside=options.beside,
         )
     except (DataError, ExportError, ManifestError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -38,11 +38,13 @@ from training.export import check_publishable, publish_run
 from training.graphs import ExportError
 from training.locking import locked
 from training.loop import DivergenceError, Examples, Training, make_deterministic, precision, train
+from training.measure import measure_run
 from training.models import MODELS
 from training.options import FitConfig, check_arguments, parse_arguments, read_clip_spec
 from training.parts import PARTS, answer
+from training.published import find_published
 from training.recipes import RECIPES
-from training.report import measure_run, write_report
+from training.report import write_report
 from training.run import RunDirectory, current_commit
 from training.speed import describe_machine
 from training.splits import split_clips
@@ -85,6 +87,7 @@ def conclude(
     clips: Mapping[str, StoredClips],
     *,
     skipped: Sequence[BadFile],
+    warnings: Sequence[str],
 ) -> None:
     """Save the best network, measure it on the clips of each part, and write the report."""
     model = build_network(config)
@@ -98,6 +101,7 @@ def conclude(
         {
             **metrics,
             "skipped_files": [asdict(file) for file in skipped],
+            "warnings": list(warnings),
             "best_epoch": training.best_epoch,
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
@@ -106,7 +110,7 @@ def conclude(
     )
     for name, measured in metrics.items():
         print(f"{name}: {summarise(measured)} ({config.split} split)")
-    print(f"wrote {write_report(run, clips['test'])}")
+    print(f"wrote {write_report(run, clips)}")
 
 
 def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
@@ -143,6 +147,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
     split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
+    warnings = (*index.warnings, *split.warnings)
     if arguments.publish:
         check_publishable(len(split.test))
 
@@ -150,9 +155,9 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
-        run.write_json("data.json", usable.record())
+        run.write_json("data.json", usable.record(warnings))
         run.write_split(split)
-    for warning in (*index.warnings, *split.warnings):
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
     candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
@@ -188,11 +193,14 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         )
     if not workers.is_chief:
         return
-    clips = {"validation": validation, "test": test}
-    conclude(run, config, training, clips, skipped=usable.skipped)
+    clips = {"validation": validation, "test": test} if config.test else {"validation": validation}
+    conclude(run, config, training, clips, skipped=usable.skipped, warnings=warnings)
     if arguments.publish:
-        published = publish_run(run, arguments.publish, test_clips=test)
-        print(f"published {published}")
+        before = find_published(run, arguments.publish) if arguments.resume else None
+        if before:
+            print(f"published before: {before} (training.export publishes it once more)")
+        else:
+            print(f"published {publish_run(run, arguments.publish, test_clips=test)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class FitConfig:
     mixed_precision: bool
     phases: tuple[dict[str, Any], ...]
     git_commit: str
+    # What is younger than the first runs has the default by which these were made.
+    test: bool = True
 
     @classmethod
     def of_arguments(
@@ -73,6 +75,11 @@ class FitConfig:
                 "git_commit": commit,
             }
         )
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The options that a config.json of an older version may lack, as that version had them."""
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
     def __post_init__(self) -> None:
         for fits, wanted in (
@@ -207,6 +214,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--resume", action="store_true", help="go on with the run in --out, if there is one"
     )
     output.add_argument(
+        "--no-test",
+        dest="test",
+        action="store_false",
+        help="leave the test clips for later: for runs to choose settings by",
+    )
+    output.add_argument(
         "--publish", metavar="FOLDER", type=Path, help="models folder to publish the ONNX model to"
     )
     return parser.parse_args(arguments)
@@ -233,14 +246,15 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Refuse what can be known to be wrong before the data is looked at.
 
     Raises:
-        OptionError: the split's protocol and its table do not go together, or a folder cannot be
-            written.
+        OptionError: two options do not go together, or a folder cannot be written.
     """
     check_protocol(arguments.split, arguments.split_file)
     _check_writable("--out", arguments.out)
     if arguments.cache:
         _check_writable("--cache", arguments.cache)
     if arguments.publish:
+        if not arguments.test:
+            raise OptionError("--publish compares on the test clips: it does not go with --no-test")
         _check_writable("--publish", arguments.publish / arguments.model)
 
 

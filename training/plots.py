@@ -219,8 +219,10 @@ def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> N
         ("validation", VALIDATION, -apart),
         ("test", "tab:green", apart),
     ):
-        values = np.array([point[f"{part}_accuracy"] for point in points])
         intervals = [point[f"{part}_interval"] for point in points]
+        if not all(intervals):  # the runs left their test clips
+            continue
+        values = np.array([point[f"{part}_accuracy"] for point in points])
         low, high = (np.array([interval[end] for interval in intervals]) for end in ("low", "high"))
         left.errorbar(
             frames + shift,

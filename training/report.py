@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from training.arguments import command_parser
 from training.data import DataError
-from training.evaluate import Probabilities, evaluate_probabilities
+from training.footage import inspect_groups, warn_of_groups
+from training.measure import measure_run, measured_parts, read_metrics
 from training.parts import PARTS, answer, read_part
 from training.plots import (
     Mistake,
@@ -32,7 +33,7 @@ from training.plots import (
     plot_mistakes,
     plot_reliability,
 )
-from training.predictions import FILE, Predictions, read_predictions, write_predictions
+from training.predictions import FILE, Predictions, read_predictions
 from training.run import RunDirectory
 from training.tables import (
     class_table,
@@ -50,62 +51,26 @@ from training.tables import (
 MISTAKES = 6
 #: The lines of a list of confusions.
 CONFUSIONS = 8
-MISTAKES_FILE = "mistakes_test.png"
+#: What a report of a run that left its test clips says of its figures.
+UNTESTED = (
+    "The test clips were left (--no-test): these are figures to choose settings by, on clips that "
+    "picked the epoch too."
+)
 
 _HEADLINE = frozenset(
     {"model", "dataset", "data", "classes", "clip_spec", "split", "seed", "git_commit"}
 )
 
 
-def measure_run(run: RunDirectory, answers: Mapping[str, Probabilities]) -> dict[str, Any]:
-    """Keep a network's answers as predictions.tsv, and measure them.
-
-    Args:
-        run: has its config.json and split.tsv.
-        answers: for each part of `PARTS` float32 (N, classes), in the order of split.tsv.
-
-    Returns:
-        The figures of each part, for metrics.json.
-    """
-    classes = run.read_json("config.json")["classes"]
-    parts = {
-        part: Predictions.of_part(run, part, probabilities, classes)
-        for part, probabilities in answers.items()
-    }
-    write_predictions(run, parts, classes)
-    return {
-        part: evaluate_probabilities(
-            found.probabilities, found.targets, classes, groups=found.groups
-        )
-        for part, found in parts.items()
-    }
-
-
-def read_metrics(run: RunDirectory) -> dict[str, Any]:
-    """A run's metrics.json.
-
-    Raises:
-        DataError: there is none, or it lacks figures that this code measures.
-    """
-    try:
-        metrics: dict[str, Any] = run.read_json("metrics.json")
-    except FileNotFoundError:
-        raise DataError(f"{run.path} is not a finished run: it has no metrics.json") from None
-    if not all("calibration" in metrics.get(part, {}) for part in PARTS):
-        raise DataError(
-            f"{run.path} was measured by an older version: measure it anew with "
-            f"python -m training.report {run.path} --data ..."
-        )
-    return metrics
-
-
-def write_report(run: RunDirectory, test_clips: Sequence[npt.NDArray[np.uint8]] | None) -> Path:
+def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.uint8]]]) -> Path:
     """Draw a run's plots and write its report.md.
+
+    The report is on the test clips, or on the validation clips where the test clips were left.
 
     Args:
         run: has its config.json, split.tsv, history.csv, metrics.json and predictions.tsv.
-        test_clips: uint8 tensors (frames, height, width, 3), all clips of the test split in the
-            order of split.tsv; None leaves the picture of the mistakes as it is.
+        clips: by part, uint8 tensors (frames, height, width, 3) in the order of split.tsv; without
+            them the picture of the mistakes stays as it is.
 
     Returns:
         The path of report.md.
@@ -115,31 +80,45 @@ def write_report(run: RunDirectory, test_clips: Sequence[npt.NDArray[np.uint8]] 
     """
     config, metrics = run.read_json("config.json"), read_metrics(run)
     classes, heading = config["classes"], f"{config['model']}, {config['split']} split"
-    test = read_predictions(run, classes)["test"]
+    parts = measured_parts(run, metrics)
+    shown = parts[-1]
+    answers = read_predictions(run, classes)[shown]
     plot_curves(
         _read_history(run),
         run.path / "curves.png",
         best_epoch=metrics["best_epoch"],
         title=f"Training of {heading}",
     )
-    for part in PARTS:
+    for part in parts:
         measured = metrics[part]
         title = f"{heading}, {part}: {measured['accuracy']:.1%} of {measured['clips']} clips"
         plot_confusion(
             measured["confusion_matrix"], classes, title, run.path / f"confusion_{part}.png"
         )
+    for part in PARTS:
+        if part != shown:  # of a report before the test clips were measured
+            for name in (_reliability_file(part), _mistakes_file(part)):
+                (run.path / name).unlink(missing_ok=True)
     plot_reliability(
-        metrics["test"]["calibration"], f"{heading}, test", run.path / "reliability_test.png"
+        metrics[shown]["calibration"], f"{heading}, {shown}", run.path / _reliability_file(shown)
     )
-    places = test.confident_mistakes(MISTAKES)
-    if places and test_clips is not None:
-        mistakes = [_mistake(test, place, test_clips[place], classes) for place in places]
-        title = f"{heading}: the most confident mistakes on test clips"
-        plot_mistakes(mistakes, title, run.path / MISTAKES_FILE)
+    places = answers.confident_mistakes(MISTAKES)
+    if places and shown in clips:
+        mistakes = [_mistake(answers, place, clips[shown][place], classes) for place in places]
+        title = f"{heading}: the most confident mistakes on {shown} clips"
+        plot_mistakes(mistakes, title, run.path / _mistakes_file(shown))
     if not places:
-        (run.path / MISTAKES_FILE).unlink(missing_ok=True)
-    run.write_text("report.md", "\n".join(_lines(run, config, metrics, test)) + "\n")
+        (run.path / _mistakes_file(shown)).unlink(missing_ok=True)
+    run.write_text("report.md", "\n".join(_lines(run, config, metrics, shown, answers)) + "\n")
     return run.path / "report.md"
+
+
+def _reliability_file(part: str) -> str:
+    return f"reliability_{part}.png"
+
+
+def _mistakes_file(part: str) -> str:
+    return f"mistakes_{part}.png"
 
 
 def _read_history(run: RunDirectory) -> dict[str, list[float]]:
@@ -163,48 +142,56 @@ def _mistake(
 
 
 def _lines(
-    run: RunDirectory, config: Mapping[str, Any], metrics: Mapping[str, Any], test: Predictions
+    run: RunDirectory,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    shown: str,
+    answers: Predictions,
 ) -> list[str]:
-    measured, spec = metrics["test"], config["clip_spec"]
+    measured, spec = metrics[shown], config["clip_spec"]
     others = ", ".join(
         f"{name} {value if isinstance(value, str) else json.dumps(value)}"
         for name, value in config.items()
         if name not in _HEADLINE
     )
+    parts = measured_parts(run, metrics)
     return [
         f"# {config['model']} on {config['dataset']}, {config['split']} split",
         "",
-        f"Test accuracy **{percent(measured['accuracy'])}** "
+        f"{shown.capitalize()} accuracy **{percent(measured['accuracy'])}** "
         f"({interval(measured['accuracy_interval'])}) on {measured['clips']} clips. Best epoch "
         f"{metrics['best_epoch']} of {metrics['epochs_run']}, by {monitor(config)}; trained for "
         f"{duration(metrics['training_seconds'])} on {hardware(metrics.get('hardware'))}.",
+        *([] if "test" in parts else ["", UNTESTED]),
         "",
         f"{len(config['classes'])} classes: {', '.join(config['classes'])}. A clip is "
         f"{spec['frames']} frames of {spec['width']}×{spec['height']}. Seed {config['seed']}, "
         f"commit {config['git_commit']}. Other settings: {others}.",
         "",
         *_split_lines(run),
+        *_warning_lines(run, config, metrics),
         *_skipped_lines(metrics.get("skipped_files", ())),
         "",
         "## Figures",
         "",
-        *_figure_lines(metrics),
+        *_figure_lines(metrics, parts[::-1]),
         "",
         "![Training curves](curves.png)",
         "",
-        "## By class, test clips",
+        f"## By class, {shown} clips",
         "",
         *class_table(measured["per_class"], "clips"),
         "",
-        "![Confusion matrix, test](confusion_test.png)",
-        "",
-        "![Confusion matrix, validation](confusion_validation.png)",
-        "",
-        "![Reliability diagram](reliability_test.png)",
+        *(
+            line
+            for part in parts[::-1]
+            for line in (f"![Confusion matrix, {part}](confusion_{part}.png)", "")
+        ),
+        f"![Reliability diagram]({_reliability_file(shown)})",
         "",
         "## Mistakes",
         "",
-        *_mistake_lines(run, test, measured, config["classes"]),
+        *_mistake_lines(run, shown, answers, measured, config["classes"]),
     ]
 
 
@@ -214,6 +201,17 @@ def _split_lines(run: RunDirectory) -> list[str]:
         groups = run.read_split(part, "group")
         rows.append((part, len(groups), len(set(groups))))
     return table(("part", "clips", "groups"), rows)
+
+
+def _warning_lines(
+    run: RunDirectory, config: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[str]:
+    # What the training was warned of, the classes that it left out included; an older version of
+    # this code did not keep it.
+    warnings = metrics.get("warnings")
+    if warnings is None:
+        warnings = warn_of_groups(config["split"], inspect_groups(run))
+    return [line for warning in warnings for line in ("", f"**Warning:** {warning}")]
 
 
 def _skipped_lines(skipped: Sequence[Mapping[str, str]]) -> list[str]:
@@ -226,38 +224,42 @@ def _skipped_lines(skipped: Sequence[Mapping[str, str]]) -> list[str]:
     ]
 
 
-def _figure_lines(metrics: Mapping[str, Any]) -> list[str]:
-    test, validation = (metrics[part] for part in ("test", "validation"))
+def _figure_lines(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    parts = [metrics[name] for name in names]
     rows: list[tuple[str, ...]] = [
-        ("accuracy", *(percent(part["accuracy"]) for part in (test, validation))),
-        ("its interval", *(interval(part["accuracy_interval"]) for part in (test, validation))),
-        ("top-3 accuracy", *(percent(part["top3_accuracy"]) for part in (test, validation))),
+        ("accuracy", *(percent(part["accuracy"]) for part in parts)),
+        ("its interval", *(interval(part["accuracy_interval"]) for part in parts)),
+        ("top-3 accuracy", *(percent(part["top3_accuracy"]) for part in parts)),
     ]
     for name, key in (("precision", "precision"), ("recall", "recall"), ("F1", "f1")):
         rows += [
-            (f"{name}, macro", *(percent(part[key]) for part in (test, validation))),
-            (f"{name}, weighted", *(percent(part["weighted"][key]) for part in (test, validation))),
+            (f"{name}, macro", *(percent(part[key]) for part in parts)),
+            (f"{name}, weighted", *(percent(part["weighted"][key]) for part in parts)),
         ]
-    errors = (percent(part["calibration"]["expected_error"]) for part in (test, validation))
+    errors = (percent(part["calibration"]["expected_error"]) for part in parts)
     rows.append(("expected calibration error", *errors))
     return [
-        *table(("", "test", "validation"), rows),
+        *table(("", *names), rows),
         "",
-        f"{explain_interval(test['accuracy_interval'])} Calibration: "
-        f"{len(test['calibration']['bins'])} bins of equal width (Guo et al., 2017).",
+        f"{explain_interval(parts[0]['accuracy_interval'])} Calibration: "
+        f"{len(parts[0]['calibration']['bins'])} bins of equal width (Guo et al., 2017).",
     ]
 
 
 def _mistake_lines(
-    run: RunDirectory, test: Predictions, measured: Mapping[str, Any], classes: Sequence[str]
+    run: RunDirectory,
+    part: str,
+    answers: Predictions,
+    measured: Mapping[str, Any],
+    classes: Sequence[str],
 ) -> list[str]:
-    places = test.confident_mistakes(MISTAKES)
+    places = answers.confident_mistakes(MISTAKES)
     if not places:
-        return ["None: every test clip was recognised."]
-    wrong = int((test.predicted != test.targets).sum())
+        return [f"None: every {part} clip was recognised."]
+    wrong = int((answers.predicted != answers.targets).sum())
     pairs = confusions(measured["confusion_matrix"], classes, CONFUSIONS)
     return [
-        f"{wrong} of {measured['clips']} test clips were called something else. Most often:",
+        f"{wrong} of {measured['clips']} {part} clips were called something else. Most often:",
         "",
         *table(
             ("true", "called", "clips"),
@@ -270,24 +272,30 @@ def _mistake_lines(
             ("clip", "called", "probability", "of its own class"),
             (
                 (
-                    test.paths[place],
-                    classes[test.predicted[place]],
-                    percent(test.probabilities[place].max()),
-                    percent(test.probabilities[place, test.targets[place]]),
+                    answers.paths[place],
+                    classes[answers.predicted[place]],
+                    percent(answers.probabilities[place].max()),
+                    percent(answers.probabilities[place, answers.targets[place]]),
                 )
                 for place in places
             ),
         ),
         *(
-            ["", f"![The frames of these clips]({MISTAKES_FILE})"]
-            if (run.path / MISTAKES_FILE).exists()
+            ["", f"![The frames of these clips]({_mistakes_file(part)})"]
+            if (run.path / _mistakes_file(part)).exists()
             else []
         ),
     ]
 
 
-def report_anew(path: Path, *, data: Path | None, cache: Path | None) -> Path:
+def report_anew(path: Path, *, data: Path | None, cache: Path | None, test: bool = False) -> Path:
     """Write a finished run's report anew; with `data`, after measuring its network anew.
+
+    Args:
+        path: the run's directory.
+        data: the folder that it was trained on.
+        cache: decoded clips; if None, cache/ beside the run.
+        test: measure the test clips though the run left them.
 
     Returns:
         The path of report.md.
@@ -297,14 +305,18 @@ def report_anew(path: Path, *, data: Path | None, cache: Path | None) -> Path:
     """
     run = RunDirectory.open(path)
     if data is None:
+        if test:
+            raise DataError("--test wants --data, to measure the test clips")
         if not (run.path / FILE).exists():
             raise DataError(f"{run.path} has no {FILE}: name --data to measure it anew")
-        return write_report(run, None)
+        return write_report(run, {})
     config, model = run.read_json("config.json"), run.load_model()
-    clips = {part: read_part(run, part, data=data, cache=cache) for part in PARTS}
-    answers = {part: answer(model, clips[part], batch_size=config["batch_size"]) for part in PARTS}
-    run.write_json("metrics.json", {**run.read_json("metrics.json"), **measure_run(run, answers)})
-    return write_report(run, clips["test"])
+    metrics = run.read_json("metrics.json")
+    parts = PARTS if test else measured_parts(run, metrics)
+    clips = {part: read_part(run, part, data=data, cache=cache) for part in parts}
+    answers = {part: answer(model, clips[part], batch_size=config["batch_size"]) for part in parts}
+    run.write_json("metrics.json", {**metrics, **measure_run(run, answers)})
+    return write_report(run, clips)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -318,9 +330,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--data", type=Path, help="the folder it was trained on, to measure the network anew"
     )
     parser.add_argument("--cache", type=Path, help="decoded clips (default: cache/ beside the run)")
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="with --data: measure the test clips of a run trained with --no-test",
+    )
     options = parser.parse_args(arguments)
     try:
-        report = report_anew(options.run, data=options.data, cache=options.cache)
+        report = report_anew(options.run, data=options.data, cache=options.cache, test=options.test)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,7 @@ from clip import ClipSpec, SpecError
 from training.data import DataError, OptionError
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
+from training.options import FitConfig
 from training.splits import Split
 
 CONFIG_FILE = "config.json"
@@ -47,12 +48,13 @@ def _git(*words: str) -> str:
 
 
 def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What an older version of this code began, with what it did not write of its phases yet."""
-    phases = begun.get("phases", ())
+    """What an older version of this code began, with what it did not write yet."""
+    known = {**FitConfig.defaults(), **begun}
+    phases = known.get("phases", ())
     if not phases or len(phases) != len(now["phases"]):
-        return dict(begun)
+        return known
     completed = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
-    return {**begun, "phases": completed}
+    return {**known, "phases": completed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class RunDirectory:
             self.write_json(CONFIG_FILE, config)
 
     def _hold_to(self, config: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(config))
+        now = {**FitConfig.defaults(), **json.loads(json.dumps(config))}
         begun = _completed(self.read_json(CONFIG_FILE), now)
         now["git_commit"] = begun.get("git_commit")
         self._refuse_difference(

@@ -28,6 +28,7 @@ from training.arguments import command_parser
 from training.compare import compare_runs
 from training.data import DataError
 from training.graphs import ExportError
+from training.parts import PARTS
 from training.plots import plot_study
 from training.run import MODEL_FILE, RunDirectory
 from training.speed import describe_machine
@@ -113,8 +114,11 @@ def _is_finished(path: Path) -> bool:
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    # No test column where the runs left their test clips.
+    parts = [part for part in PARTS if all(row[f"{part}_interval"] for row in rows)]
     header = (
-        *("frames", "validation accuracy", "95 % interval", "test accuracy", "95 % interval"),
+        "frames",
+        *(head for part in parts for head in (f"{part} accuracy", "95 % interval")),
         *("CPU ms a clip", "parameters", "best epoch", "trained", "s an epoch"),
     )
     lines = table(
@@ -122,8 +126,11 @@ def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
         (
             (
                 row["frames"],
-                *(percent(row["validation_accuracy"]), interval(row["validation_interval"])),
-                *(percent(row["test_accuracy"]), interval(row["test_interval"])),
+                *(
+                    show(row[f"{part}_{figure}"])
+                    for part in parts
+                    for figure, show in (("accuracy", percent), ("interval", interval))
+                ),
                 *(f"{row['cpu_ms_per_clip']:.1f}", f"{row['parameters']:,}"),
                 f"{row['best_epoch']} of {row['epochs_run']}",
                 duration(row["training_seconds"]),
@@ -141,8 +148,9 @@ def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
             "",
             f"{rows[0]['dataset']}, {rows[0]['classes']} classes, seed {rows[0]['seed']}, one run "
             f"a point: {counts['train']} clips for training, {counts['validation']} for "
-            f"validation, {counts['test']} for testing. Choose by validation; the test column is "
-            f"there to report. {explain_interval(rows[0]['test_interval'])} "
+            f"validation, {counts['test']} for testing. Choose by validation; the test "
+            f"{'column is there to report' if 'test' in parts else 'clips were left (--no-test)'}. "
+            f"{explain_interval(rows[0]['validation_interval'])} "
             f"{explain_cost(describe_machine(), onnxruntime.__version__)} Trained on "
             f"{hardware(rows[0]['training_hardware'])}.",
             "",

@@ -26,9 +26,9 @@ def class_table(per_class: Mapping[str, Mapping[str, Any]], clips: str) -> list[
     )
 
 
-def percent(share: float) -> str:
-    """A share as per cent with one decimal."""
-    return f"{share:.1%}"
+def percent(share: float | None) -> str:
+    """A share as per cent with one decimal, or a dash where none was measured."""
+    return "–" if share is None else f"{share:.1%}"
 
 
 def interval(bounds: Mapping[str, Any] | None) -> str:

@@ -13,9 +13,10 @@ import keras
 from clip import ClipSpec
 from training.cache import StoredClips, decode_clips
 from training.data import index_clips
+from training.measure import measure_run
 from training.models import build_lrcn
 from training.parts import PARTS, answer
-from training.report import measure_run, write_report
+from training.report import write_report
 from training.run import RunDirectory
 from training.speed import describe_machine
 from training.splits import split_clips
@@ -64,5 +65,5 @@ def make_run(dataset: Path, path: Path, *, split: str = "group", frames: int = 2
             "hardware": describe_machine(),
         },
     )
-    write_report(run, clips["test"])
+    write_report(run, clips)
     return run

@@ -196,7 +196,7 @@ def test_t4_skipping_bad_files_records_which_and_why(dataset, tmp_path):
     kept = {clip.path for clip in index.clips} - set(bad)
     assert {clip.path for clip in usable.index.clips} == kept
     assert set(usable.entries) == set(usable.index.clips)
-    record = usable.record()
+    record = usable.record(["Look twice."])
     assert record["classes"]["Dark"] == {"clips": 23, "groups": 6}
     assert len(record["skipped_files"]) == 7
     assert all(file["reason"] for file in record["skipped_files"])

@@ -74,6 +74,43 @@ def test_the_other_splits_figure_stands_beside_with_the_reason(published, manife
     assert "Why the figures differ" in card
 
 
+@pytest.fixture
+def two_others(published, tmp_path):
+    """A models folder with two versions of another network and one of a third."""
+    models = tmp_path / "models"
+    for name, version in (("convlstm", 1), ("convlstm", 10), ("lrcn-efficientnet", 2)):
+        folder = shutil.copytree(published, models / name / str(version))
+        record = json.loads((folder / "manifest.json").read_text())
+        record |= {"name": name, "version": version}
+        (folder / "manifest.json").write_text(json.dumps(record))
+    return models
+
+
+def test_the_card_shows_what_the_other_networks_cost(untrained_run, dataset, two_others):
+    assert export(untrained_run, dataset, two_others, "--beside", str(two_others)) == 0
+    folder = two_others / "lrcn/1"
+    speed = json.loads((folder / "manifest.json").read_text())["metrics"]["speed"]
+    newest = {name: other["version"] for name, other in speed["others"].items()}
+    assert newest == {"convlstm": 10, "lrcn-efficientnet": 2}
+    lines = (folder / "card.md").read_text().splitlines()
+    start = lines.index("| network | version | input | ms a clip | of this one's |")
+    rows = [line.split(" | ") for line in lines[start + 2 : start + 5]]
+    assert {row[0].strip("| *") for row in rows} == {"lrcn", *newest}
+    assert [row[2] for row in rows] == ["2×64×64"] * 3
+    assert [float(row[3]) for row in rows] == sorted(float(row[3]) for row in rows)
+    (mine,) = (row for row in rows if "**lrcn**" in row[0])
+    assert mine[3:] == [f"{speed['cpu_ms_per_clip']:.1f}", "1.00 |"]
+
+
+def test_a_model_that_is_not_its_manifests_is_not_measured(
+    untrained_run, dataset, two_others, capsys
+):
+    (two_others / "convlstm/10/model.onnx").write_bytes(b"another")
+    assert export(untrained_run, dataset, two_others, "--beside", str(two_others)) == 1
+    assert "convlstm/10/model.onnx is not the file of its manifest" in capsys.readouterr().err
+    assert not (two_others / "lrcn").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -146,6 +146,15 @@ def test_publishing_again_makes_the_next_version_and_keeps_the_old(finished, dat
     assert (models / "lrcn/1/manifest.json").read_bytes() == before
 
 
+def test_a_finished_run_that_is_resumed_is_not_published_twice(finished, dataset, capsys):
+    run, models = finished
+    before = {path: path.stat().st_mtime_ns for path in models.glob("lrcn/*/*")}
+    assert fit(dataset, run, "--publish", str(models), "--resume") == 0
+    newest = max(int(path.name) for path in (models / "lrcn").iterdir())
+    assert f"published before: {models / 'lrcn' / str(newest)}" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in models.glob("lrcn/*/*")} == before
+
+
 def spoil_weights(graph):
     """Move the head's bias, the last thing before the softmax, in favour of the first class."""
     floats = [t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]

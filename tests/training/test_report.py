@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from training.data import DataError
+from training.measure import measure_run, read_metrics
 from training.predictions import read_predictions
-from training.report import main, measure_run, read_metrics, write_report
+from training.report import main, write_report
 from training.run import RunDirectory
 
 
@@ -57,7 +58,7 @@ def test_the_report_lists_the_most_confident_mistakes_first(untrained_run):
 def test_a_network_without_mistakes_has_no_picture_of_them(run):
     record = {**run.read_json("metrics.json"), **measure_run(run, answer_rightly(run))}
     run.write_json("metrics.json", record)
-    write_report(run, None)
+    write_report(run, {})
     text = (run.path / "report.md").read_text()
     assert "every test clip was recognised" in text
     assert "mistakes_test.png" not in text
