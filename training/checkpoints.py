@@ -69,16 +69,24 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         old.unlink()
 
 
+def name_last(folder: Path) -> str | None:
+    """The name of the newest checkpoint; None if none was finished."""
+    try:
+        return (folder / POINTER).read_text()
+    except FileNotFoundError:
+        return None
+
+
 def read_last(folder: Path) -> Checkpoint | None:
     """The newest checkpoint; None if none was finished.
 
     Raises:
         DataError: it is damaged.
     """
-    try:
-        path = folder / (folder / POINTER).read_text()
-    except FileNotFoundError:
+    name = name_last(folder)
+    if name is None:
         return None
+    path = folder / name
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))

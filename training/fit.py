@@ -31,13 +31,22 @@ import numpy.typing as npt
 from clip import ClipSpec, ManifestError
 from training.augment import mirror_sensitive, read_augmentation
 from training.batches import ClipBatches
-from training.cache import StoredClips, check_clips, decode_clips
+from training.cache import StoredClips, UsableClips, check_clips, decode_clips
+from training.checkpoints import name_last
 from training.data import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
 from training.efficientnet import WeightsError
 from training.export import check_publishable, publish_run
 from training.graphs import ExportError
 from training.locking import locked
-from training.loop import DivergenceError, Examples, Training, make_deterministic, precision, train
+from training.loop import (
+    CHECKPOINTS,
+    DivergenceError,
+    Examples,
+    Training,
+    make_deterministic,
+    precision,
+    train,
+)
 from training.measure import measure_run
 from training.models import MODELS
 from training.options import FitConfig, check_arguments, parse_arguments, read_clip_spec
@@ -47,21 +56,35 @@ from training.recipes import RECIPES
 from training.report import write_report
 from training.run import RunDirectory, current_commit
 from training.speed import describe_machine
-from training.splits import split_clips
+from training.splits import Split, split_clips
 from training.tables import summarise
-from training.workers import join_workers
+from training.workers import Workers, WorkersError, join_workers
+
+#: What ends a run with a message instead of a traceback.
+FAILURES = (
+    DataError,
+    DivergenceError,
+    ExportError,
+    ManifestError,
+    OSError,
+    WeightsError,
+    WorkersError,
+)
 
 
 def build_network(config: FitConfig) -> keras.Model:
     """The untrained network that a run trains.
 
     Raises:
-        ValueError: it cannot take clips of that size.
+        OptionError: it cannot take clips of that size.
         WeightsError: its pretrained weights are not installed.
     """
     spec = ClipSpec.from_dict(config.clip_spec)
     build = MODELS[config.model]
-    return build(len(config.classes), spec.frames, height=spec.height, width=spec.width)
+    try:
+        return build(len(config.classes), spec.frames, height=spec.height, width=spec.width)
+    except ValueError as error:
+        raise OptionError(f"{config.model} cannot take such clips: {error}") from error
 
 
 def one_hot(
@@ -78,6 +101,34 @@ def weigh_classes(index: ClipIndex, clips: Sequence[Clip]) -> dict[int, float]:
     counts = np.bincount([index.target(clip) for clip in clips], minlength=len(index.classes))
     weights: list[float] = (counts.sum() / (len(counts) * counts)).tolist()
     return dict(enumerate(weights))
+
+
+def agree(
+    workers: Workers, run: RunDirectory, config: FitConfig, usable: UsableClips, split: Split
+) -> None:
+    """Hold all workers of a training to the same options, clips and checkpoint.
+
+    Raises:
+        OptionError: they differ; every worker raises it.
+    """
+    if workers.count > 1 and config.mixed_precision:
+        # A worker whose 16 bits overflow skips the step, and the others would wait for it.
+        raise OptionError("--mixed-precision does not go with several workers")
+    # The names of files are not: what is in them is. Nor is the commit, which not every copy of the
+    # code knows.
+    own = ("data", "dataset", "groups", "split_file", "git_commit")
+    options = {name: value for name, value in asdict(config).items() if name not in own}
+    # An entry's name is the digest of its video, its folder's that of how it was decoded.
+    entries = {clip.path: [entry.parent.name, entry.name] for clip, entry in usable.entries.items()}
+    parts = {name: [clip.path for clip in part] for name, part in split.parts.items()}
+    checkpoint = name_last(run.path / CHECKPOINTS)
+    facts = {**options, "clips": entries, "split": parts, "last checkpoint": checkpoint}
+    differing = workers.differing(facts)
+    if differing:
+        raise OptionError(
+            f"the workers were not started alike, they differ in {', '.join(differing)}: name the "
+            "same options, clips, and a folder that all see for --out"
+        )
 
 
 def conclude(
@@ -122,13 +173,12 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         DivergenceError: the loss is no longer a number; no model was saved.
         ExportError: the exported model is not equal to the trained one; nothing was published.
         WeightsError: the pretrained weights are not installed.
+        WorkersError: another worker is gone.
     """
     check_arguments(arguments)
     spec = read_clip_spec(arguments)
     workers = join_workers()
-    if workers.count > 1 and arguments.mixed_precision:
-        # A worker whose 16 bits overflow skips the step, and the others would wait for it.
-        raise OptionError("--mixed-precision does not go with several workers")
+    held.enter_context(workers.watched())
     recipe = RECIPES[arguments.model]
     augmentation = read_augmentation(arguments)
     training_spec = augmentation.training_spec(spec)
@@ -139,10 +189,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if workers.is_chief:
         run.check_begin(asdict(config), resume=arguments.resume)
 
-    try:
-        build_network(config)  # now, not after the decoding
-    except ValueError as error:
-        raise OptionError(f"{config.model} cannot take such clips: {error}") from error
+    build_network(config)  # what it cannot take is known now, not after the decoding
     cache = arguments.cache or arguments.out.parent / "cache"
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
@@ -151,6 +198,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if arguments.publish:
         check_publishable(len(split.test))
 
+    agree(workers, run, config, usable, split)
     if workers.is_chief:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
@@ -214,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OptionError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (DataError, DivergenceError, ExportError, ManifestError, WeightsError, OSError) as error:
+    except FAILURES as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

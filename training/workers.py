@@ -3,21 +3,28 @@
     TF_CONFIG='{"cluster": {"worker": ["a:2222", "b:2222"]},
                 "task": {"type": "worker", "index": 0}}'
 
-and the same command on each, with --out in a folder that all see. The first worker is the chief and
-alone writes. Weights, optimizer and decisions are the same everywhere, so all go on from the
-chief's checkpoint.
+and the same command on each, with --out in a folder that all see. The task of type "chief", or
+without one the first worker, is the chief and alone writes. Before the training all make sure that
+they were started alike, on the same clips. Weights, optimizer and decisions are the same
+everywhere, so all go on from the chief's checkpoint.
 
 tf.distribute.MultiWorkerMirroredStrategy forms the cluster, but Keras 3 cannot fit() under it
 (docs/decisions.md). So every worker fits a model of its own, and what has to be common goes through
-TensorFlow's collective sum: gradients every step, moving statistics and figures every epoch. NOT
-covered: synchronised batch statistics (each worker normalises by its share, as under the strategy),
-workers that join or leave, sharing the work of augmentation.
+TensorFlow's collective sum: gradients every step, moving statistics and figures every epoch. Other
+weights that are not trained stand still, and the generators of the dropout layers are not averaged:
+they have the same seed everywhere and take a step with every batch, so that each worker drops the
+same places of its own clips, and the chief's checkpoint has the state of all. NOT covered:
+synchronised batch statistics (each worker normalises by its share, as under the strategy), workers
+that join or leave, sharing the work of augmentation.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +34,32 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from training.batches import ClipBatches
+from training.data import OptionError
 
 Tensor = Any  # tensorflow ships no types
 
 #: Names of the sums, which every worker must give alike.
-_GROUP_KEY, _GRADIENTS_KEY, _FIGURES_KEY = 4201, 4202, 4203
+_GROUP_KEY, _GRADIENTS_KEY, _FIGURES_KEY, _FACTS_KEY = 4201, 4202, 4203, 4204
+#: So many bytes of a fact's digest are compared.
+_DIGEST_BYTES = 8
+#: What batch normalisation measures on each worker's own clips.
+_MOVING = frozenset({"moving_mean", "moving_variance"})
 #: A worker that stays away for so long has died; slow epochs on one do not take as long.
 _TIMEOUT_S = 3600.0
+
+
+#: What TensorFlow raises when a collective sum cannot be formed any more.
+_GONE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+class WorkersError(RuntimeError):
+    """The workers cannot go on together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +76,107 @@ class Workers:
         return self.index == 0
 
     def average(self, values: Tensor, key: int) -> Tensor:
-        """The mean of a float32 vector over the workers; all must call it, in the same order."""
+        """The mean of a vector over the workers; all must call it, in the same order."""
         if self.count == 1:
             return values
-        total = tf.raw_ops.CollectiveReduceV2(
+        return self._reduce(values, key, "Add") / self.count
+
+    def differing(self, facts: Mapping[str, object]) -> list[str]:
+        """Which facts are not the same at all workers; all must call it, with the same names.
+
+        Args:
+            facts: JSON values by name.
+
+        Returns:
+            Their names, the same at every worker.
+        """
+        if self.count == 1:
+            return []
+        names = sorted(facts)
+        digests = [
+            hashlib.sha256(json.dumps(facts[name], sort_keys=True).encode()).digest()
+            for name in names
+        ]
+        mine = np.array([list(digest[:_DIGEST_BYTES]) for digest in digests], np.float64)
+        # The largest of x and of -x cancel each other out where every worker has the same x.
+        flat = np.concatenate([mine.ravel(), -mine.ravel()])
+        highest, lowest = np.split(
+            np.asarray(self._reduce(tf.constant(flat), _FACTS_KEY, "Max")), 2
+        )
+        unequal = (highest + lowest).reshape(mine.shape).any(axis=1)
+        return [name for name, differs in zip(names, unequal, strict=True) if differs]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tell in words that another worker is gone.
+
+        Raises:
+            WorkersError: it is.
+        """
+        try:
+            yield
+        except _GONE as error:
+            if self.count == 1:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise WorkersError(
+                "another worker has ended or cannot be reached: see what it says, then start all "
+                f"of them with --resume ({reason})"
+            ) from error
+
+    def _reduce(self, values: Tensor, key: int, operation: str) -> Tensor:
+        return tf.raw_ops.CollectiveReduceV2(
             input=values,
             group_size=self.count,
             group_key=_GROUP_KEY,
             instance_key=key,
             ordering_token=[],
-            merge_op="Add",
+            merge_op=operation,
             final_op="Id",
             timeout_seconds=_TIMEOUT_S,
         )
-        return total / self.count
 
 
 def join_workers() -> Workers:
-    """Meet the workers that TF_CONFIG names; before TensorFlow's first operation."""
-    if "TF_CONFIG" not in os.environ:
+    """Meet the workers that TF_CONFIG names; before TensorFlow's first operation.
+
+    Raises:
+        OptionError: TF_CONFIG is not what it should be.
+    """
+    count, index = read_cluster(os.environ.get("TF_CONFIG", ""))
+    if count == 1:
         return Workers()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    resolver = strategy.cluster_resolver
-    count = resolver.cluster_spec().num_tasks("worker")
-    return Workers(count, resolver.task_id or 0, strategy)
+    return Workers(count, index, tf.distribute.MultiWorkerMirroredStrategy())
+
+
+def read_cluster(text: str) -> tuple[int, int]:
+    """(how many workers there are, the number of this one) by the text of TF_CONFIG.
+
+    The chief has number 0: the task of type "chief", or the first worker where there is none.
+
+    Raises:
+        OptionError: it is no such JSON, names tasks of other types, or a task that is not there.
+    """
+    try:
+        config = json.loads(text) if text.strip() else {}
+        cluster = {kind: len(addresses) for kind, addresses in config.get("cluster", {}).items()}
+        task = config.get("task", {})
+        kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise OptionError(f"TF_CONFIG is not a JSON object of cluster and task: {error}") from error
+    if not cluster:
+        return 1, 0
+    others = sorted(cluster.keys() - {"chief", "worker"})
+    if others:
+        raise OptionError(
+            f"TF_CONFIG names tasks of type {', '.join(others)}: there are chief and worker alone"
+        )
+    chiefs = cluster.get("chief", 0)
+    if chiefs > 1:
+        raise OptionError(f"TF_CONFIG names {chiefs} chiefs: there is one")
+    if not 0 <= index < cluster.get(kind, 0):
+        raise OptionError(f"TF_CONFIG's cluster has no {kind} {index}, which its task says this is")
+    return sum(cluster.values()), index + (chiefs if kind == "worker" else 0)
 
 
 def share_gradients(optimizer: type[Any], workers: Workers) -> type[Any]:
@@ -144,7 +247,11 @@ class AgreeEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
 
     def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
         """Average the moving statistics."""
-        statistics = self.model.non_trainable_weights
+        statistics = [
+            weight
+            for weight in self.model.non_trainable_weights
+            if weight.path.rpartition("/")[2] in _MOVING
+        ]
         if self._workers.count > 1 and statistics:
             flat = np.concatenate([np.ravel(keras.ops.convert_to_numpy(v)) for v in statistics])
             mean = self._average(flat)
@@ -159,9 +266,11 @@ class AgreeEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
         """Average the epoch's figures, in place."""
         if self._workers.count > 1:
             names = sorted(logs)
-            mean = self._average(np.array([logs[name] for name in names], np.float32))
+            mean = self._average(np.array([logs[name] for name in names]))
             logs.update(zip(names, mean.tolist(), strict=True))
 
-    def _average(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        means = self._workers.average(tf.constant(values, tf.float32), _FIGURES_KEY)
-        return np.asarray(means.numpy(), np.float32)
+    def _average(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        # In 64 bits, so that the mean of equal values is that value: statistics that nothing moves,
+        # of a frozen encoder, stay as they are with three workers too.
+        means = self._workers.average(tf.constant(values, tf.float64), _FIGURES_KEY)
+        return np.asarray(means.numpy(), np.float64)

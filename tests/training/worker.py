@@ -1,11 +1,8 @@
 """One worker of a tiny training: python worker.py FOLDER, TF_CONFIG in the environment or not."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
-
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import keras
 import numpy as np
