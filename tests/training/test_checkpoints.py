@@ -68,11 +68,11 @@ def test_t1_killed_at_any_moment_the_last_checkpoint_is_whole(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
-    assert counts["kills"] == 200
+    assert counts["kills"] >= 200
     # Otherwise no kill hit a write, and the test would show nothing.
     assert counts["torn"] > 0
     assert counts["epochs"] > 0

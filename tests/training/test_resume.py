@@ -4,20 +4,16 @@ import csv
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.checkpoints import POINTER
+from tests.training.cluster import run_together
 from training.fit import main
 from training.run import RunDirectory
 
-ROOT = Path(__file__).parents[2]
-BOUND_S = 300.0
+SCRIPT = str(Path(__file__).with_name("fit_killed.py"))
 
 
 def command(dataset, out, *extra):
@@ -30,33 +26,13 @@ def command(dataset, out, *extra):
     ]
 
 
-def kill_after_epoch(epoch, arguments, out):
-    """Start the command and kill it as soon as there is a checkpoint of that epoch."""
-    log = out.parent / "killed.log"
-    with (
-        log.open("w") as file,
-        subprocess.Popen(
-            [sys.executable, "-m", "training.fit", *arguments],
-            cwd=ROOT,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
-        pointer, deadline = out / "checkpoints" / POINTER, time.monotonic() + BOUND_S
-        while not pointer.exists() or int(pointer.read_text()[6:11]) < epoch:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-
-
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory):
     """(a run left alone, a killed and resumed one) with the same options and seed."""
     folder = tmp_path_factory.mktemp("resume")
     alone, resumed = folder / "alone", folder / "resumed"
-    kill_after_epoch(2, command(dataset, resumed), resumed)
+    ((status, output),) = run_together([[SCRIPT, "2", *command(dataset, resumed)]], folder)
+    assert status == -signal.SIGKILL, output
     assert not (resumed / "model.keras").exists()
     assert main(command(dataset, resumed, "--resume")) == 0
     assert main(command(dataset, alone, "--resume")) == 0
