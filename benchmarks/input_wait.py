@@ -1,36 +1,35 @@
 """How long a training step waits for its clips: python -m benchmarks.input_wait [--steps 12].
 
 Writes cache entries of noise, three candidates for each frame, and trains on them as training.fit
-does: augmentation, the pipeline that Keras makes of ClipBatches, then the step. Times the wait for
-each batch beside the step, and what making a batch takes alone, and writes both to
-benchmarks/reports/input_wait.md. About four minutes.
+does: augmentation, the pipeline that Keras makes of ClipBatches with as many threads, deterministic
+TensorFlow, then the step. Times the wait for each batch beside the step, and what making a batch
+takes alone, and writes both to benchmarks/reports/input_wait.md. About four minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import cv2
 import keras
 import numpy as np
 from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 
+import training.fit  # noqa: F401  sets what has to be set before TensorFlow starts
 from benchmarks.report import environment, write_report
 from clip import ClipSpec
 from training.augment import Augmentation
-from training.batches import ClipBatches
+from training.batches import MAKERS, ClipBatches
 from training.cache import StoredClips
 from training.data import Clip
+from training.loop import make_deterministic
 from training.models import MODELS
 
 CLASSES, BATCH = 10, 16
-CASES = (("convlstm", 64), ("lrcn", 64), ("lrcn", 128))
+CASES = (("convlstm", 64), ("lrcn", 64), ("lrcn-efficientnet", 128))
 
 
 def make_batches(folder: Path, side: int, clips: int) -> ClipBatches:
@@ -49,6 +48,7 @@ def make_batches(folder: Path, side: int, clips: int) -> ClipBatches:
         batch_size=BATCH,
         seed=0,
         augmentation=augmentation,
+        workers=MAKERS,
     )
 
 
@@ -92,7 +92,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             batches = make_batches(Path(folder), side, steps * BATCH)
             alone = making_alone(batches)
-            keras.utils.set_random_seed(0)
+            make_deterministic(0)
             model = MODELS[name](CLASSES, height=side, width=side)
             model.compile(optimizer="adam", loss="categorical_crossentropy", jit_compile=False)
             step, wait, first = train(model, batches, steps)
@@ -106,7 +106,8 @@ def main() -> None:
         [
             *environment("tensorflow", "keras"),
             f"{BATCH} clips of 20 frames a step, {steps} steps, three candidates for each frame, "
-            "all augmentation on; entries in the page cache; the first batch of an epoch apart.",
+            f"all augmentation on, deterministic as in training.fit, {MAKERS} threads making "
+            "batches; entries in the page cache; the first batch of an epoch apart.",
         ],
         lines,
     )

@@ -11,6 +11,10 @@ import numpy.typing as npt
 
 from training.augment import Augmentation
 
+#: Threads that make the batches of a training. One is not enough: deterministic TensorFlow does not
+#: prefetch, and the step would wait for every batch.
+MAKERS = 2
+
 
 class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Shuffled, augmented batches: uint8 (N, frames, height, width, 3) and one-hot (N, classes).

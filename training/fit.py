@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
 from training.augment import mirror_sensitive, read_augmentation
-from training.batches import ClipBatches
+from training.batches import MAKERS, ClipBatches
 from training.cache import StoredClips, UsableClips, check_clips, decode_clips
 from training.checkpoints import name_last
 from training.data import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
@@ -217,9 +217,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         seed=config.seed,
         augmentation=augmentation,
         mirror_sensitive=unflipped,
-        # One is not enough: deterministic TensorFlow does not prefetch, and the step would wait for
-        # every batch.
-        workers=2,
+        workers=MAKERS,
     )
     examples = Examples(
         batches,
