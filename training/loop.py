@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from training.averaging import AveragedWeights
 from training.batches import ClipBatches, FollowEpochs, OrderedBatches
 from training.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint
 from training.data import DataError
@@ -203,6 +204,9 @@ def train(
                 _FiniteLoss(examples.batches, examples.names),
                 AgreeEveryEpoch(workers),
             ]
+            averaged = AveragedWeights() if config.ema is not None else None
+            if averaged:
+                callbacks.append(averaged)
             if workers.is_chief:
                 callbacks.append(_ScalarLog(folder / "tensorboard"))
             keep = folder if workers.is_chief else None
@@ -214,7 +218,7 @@ def train(
                 validation_data=validation,
                 initial_epoch=training.epoch,
                 epochs=training.first_epoch + epochs,
-                callbacks=[*callbacks, _Bookkeeping(pace, training, keep)],
+                callbacks=[*callbacks, _Bookkeeping(pace, training, keep, averaged)],
                 verbose=2,
             )
         model.set_weights(training.best_weights)
@@ -226,10 +230,11 @@ def compile_model(
 ) -> None:
     """Prepare a model for a phase, with a new optimizer; the options decide which."""
     phase.prepare(model)
-    optimizer = share_gradients(keras.optimizers.Adam, workers)(config.learning_rate)
+    averaging = {} if config.ema is None else {"use_ema": True, "ema_momentum": config.ema}
+    optimizer = share_gradients(keras.optimizers.Adam, workers)(config.learning_rate, **averaging)
     if config.weight_decay:
         optimizer = share_gradients(keras.optimizers.AdamW, workers)(
-            config.learning_rate, config.weight_decay
+            config.learning_rate, config.weight_decay, **averaging
         )
         # Shrinking these only costs accuracy: they do not overfit.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
@@ -321,11 +326,18 @@ class _ScalarLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
 class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
     """Judges each finished epoch, and keeps it if there is a folder for it."""
 
-    def __init__(self, pace: Pace, training: Training, folder: Path | None) -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        training: Training,
+        folder: Path | None,
+        averaged: AveragedWeights | None,
+    ) -> None:
         super().__init__()
         self._pace = pace
         self._training = training
         self._folder = folder
+        self._averaged = averaged
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._started = time.monotonic()
@@ -336,7 +348,9 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
         training.progress = self._pace.advance(training.progress, value)
         if self._pace.is_better(value, training.best):
             training.best, training.best_epoch = value, training.epoch
-            training.best_weights = self.model.get_weights()
+            training.best_weights = (
+                self._averaged.weights if self._averaged else self.model.get_weights()
+            )
         for name, logged in logs.items():
             training.history.setdefault(name, []).append(float(logged))
         training.seconds += time.monotonic() - self._started

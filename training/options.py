@@ -52,6 +52,7 @@ class FitConfig:
     git_commit: str
     # What is younger than the first runs has the default by which these were made.
     test: bool = True
+    ema: float | None = None
 
     @classmethod
     def of_arguments(
@@ -93,6 +94,11 @@ class FitConfig:
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
             (self.weight_decay >= 0, "--weight-decay must be at least 0"),
+            (self.ema is None or 0 < self.ema < 1, "--ema must be above 0 and less than 1"),
+            (
+                self.ema is None or not self.mixed_precision,
+                "--ema must be left out with --mixed-precision",
+            ),
             (0 <= self.seed < 2**32, "--seed must be at least 0 and less than 2**32"),
         ):
             if not fits:
@@ -191,6 +197,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=0.0,
         help="share of each kernel that a step at rate 1 takes away (AdamW)",
+    )
+    fit.add_argument(
+        "--ema",
+        metavar="DECAY",
+        type=float,
+        help="validate and keep an average of the weights over the steps, each with a share of "
+        "1 - DECAY; 0.99 goes back some hundred steps",
     )
     fit.add_argument(
         "--class-weights",

@@ -78,10 +78,9 @@ class Killed(BaseException):
     """Nothing catches it."""
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 5])  # within a phase, at its end, in the next
-def test_t1_resumed_after_any_epoch_a_training_ends_as_the_uninterrupted(
-    uninterrupted, tmp_path, monkeypatch, epoch
-):
+def run_killed(folder, monkeypatch, epoch, config=CONFIG):
+    """A training that ends right after an epoch's checkpoint, and goes on."""
+
     def write_and_die(folder, checkpoint):
         write(folder, checkpoint)
         if checkpoint.epoch == epoch:
@@ -91,14 +90,79 @@ def test_t1_resumed_after_any_epoch_a_training_ends_as_the_uninterrupted(
     with monkeypatch.context() as patch:
         patch.setattr(training.loop, "write_checkpoint", write_and_die)
         with pytest.raises(Killed):
-            run(tmp_path)
-    model, resumed = run(tmp_path)
-    folder, wanted_model, wanted = uninterrupted
-    assert (tmp_path / "history.csv").read_bytes() == (folder / "history.csv").read_bytes()
-    for one, other in zip(model.get_weights(), wanted_model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+            run(folder, config)
+    return run(folder, config)
+
+
+def assert_same_end(one, other, folders):
+    (model, trained), (wanted_model, wanted) = one, other
+    histories = [(folder / "history.csv").read_bytes() for folder in folders]
+    assert histories[0] == histories[1]
+    for mine, theirs in zip(model.get_weights(), wanted_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
     ignored = {"best_weights": (), "seconds": 0.0}
-    assert dataclasses.replace(resumed, **ignored) == dataclasses.replace(wanted, **ignored)
+    assert dataclasses.replace(trained, **ignored) == dataclasses.replace(wanted, **ignored)
+
+
+@pytest.mark.parametrize("epoch", [1, 3, 5])  # within a phase, at its end, in the next
+def test_t1_resumed_after_any_epoch_a_training_ends_as_the_uninterrupted(
+    uninterrupted, tmp_path, monkeypatch, epoch
+):
+    folder, *wanted = uninterrupted
+    assert_same_end(run_killed(tmp_path, monkeypatch, epoch), wanted, (tmp_path, folder))
+
+
+AVERAGED = dataclasses.replace(CONFIG, ema=0.9, patience=8)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("averaged")
+    return folder, *run(folder, AVERAGED)
+
+
+def test_t1_averaged_weights_resume_to_the_same_end(averaged, tmp_path, monkeypatch):
+    folder, *wanted = averaged
+    again = run_killed(tmp_path, monkeypatch, 5, AVERAGED)
+    assert_same_end(again, wanted, (tmp_path, folder))
+
+
+def test_the_averages_are_what_is_validated_and_kept(averaged, uninterrupted):
+    folder, model, _ = averaged
+    clips, targets = make_examples(train=TRAIN).validation
+    losses = [float(row["val_loss"]) for row in read_history(folder)]
+    answers = model.predict(clips, verbose=0)
+    assert -np.log((answers * targets).sum(axis=1)).mean() == pytest.approx(min(losses), rel=1e-5)
+    # The same steps are taken as without; what is made of them differs.
+    steps, plain = read_history(folder), read_history(uninterrupted[0])
+    assert [row["loss"] for row in steps[:3]] == [row["loss"] for row in plain[:3]]
+    assert [row["val_loss"] for row in steps[:3]] != [row["val_loss"] for row in plain[:3]]
+
+
+def test_the_averages_are_those_of_the_steps(tmp_path, monkeypatch):
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def __init__(self, batches):
+            super().__init__()
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append([weight.numpy() for weight in self.model.trainable_variables])
+
+    follow = training.loop.FollowEpochs
+    monkeypatch.setattr(
+        training.loop,
+        "FollowEpochs",
+        lambda batches: keras.callbacks.CallbackList([follow(batches), Watch(batches)]),
+    )
+    config = dataclasses.replace(AVERAGED, epochs=1, warmup_epochs=0)
+    model, trained = run(tmp_path, config, (Phase("all"),))
+    model.set_weights(trained.best_weights)
+    wanted = seen[0]
+    for step in seen[1:]:
+        wanted = [0.9 * old + 0.1 * new for old, new in zip(wanted, step, strict=True)]
+    for found, weight in zip(model.trainable_variables, wanted, strict=True):
+        np.testing.assert_allclose(found.numpy(), weight, rtol=1e-5, atol=1e-7)
 
 
 def test_a_finished_training_resumes_to_the_same_end(uninterrupted, tmp_path):

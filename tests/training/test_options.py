@@ -40,6 +40,8 @@ def refuse(capsys, dataset, out, *options):
         (("--epochs", "4", "--warmup-epochs", "4"), "--warmup-epochs must be"),
         (("--label-smoothing", "1"), "--label-smoothing must be"),
         (("--weight-decay=-1",), "--weight-decay must be"),
+        (("--ema", "1"), "--ema must be"),
+        (("--ema", "0.9", "--mixed-precision"), "--ema must be left out"),
         (("--seed=-1",), "--seed must be"),
         (("--jitter", "2"), "jitter must be an odd number"),
         (("--jitter", "100001"), "are possible"),

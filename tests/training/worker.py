@@ -13,7 +13,7 @@ from training.loop import make_deterministic, train
 from training.recipes import Phase
 from training.workers import join_workers
 
-CONFIG = make_config(epochs=4, class_weights=True)
+CONFIG = make_config(epochs=4, class_weights=True, ema=0.9)
 
 
 def main() -> None:
