@@ -320,6 +320,9 @@ def see_it_answer(workshop: Workshop, image: str, clip: Path) -> None:
             end="",
         )
 
+        print(run(*within, "python", "-m", "service.doctor"), end="")
+        expect(True, "service.doctor finds it healthy")
+
         grace_s = service["stop_grace_period"].removesuffix("s")
         run(*workshop.podman, "stop", "--time", grace_s, container)
         code = run(

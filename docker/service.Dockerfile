@@ -50,7 +50,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
     HAR_HOST=0.0.0.0 \
     HAR_LOG_FORMAT=json \
     HAR_MODELS_DIR=/models \
-    HAR_SPOOL_DIR=/spool
+    HAR_SPOOL_DIR=/spool \
+    TMPDIR=/spool
 COPY --from=build /opt/venv /opt/venv
 # A tmpfs that is mounted there gets this folder's mode, but belongs to root.
 RUN mkdir -m 1777 /spool
