@@ -46,7 +46,6 @@ LABEL org.opencontainers.image.title="har-service" \
       org.opencontainers.image.revision="${REVISION}"
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
-    ORT_DISABLE_TELEMETRY=1 \
     HAR_HOST=0.0.0.0 \
     HAR_LOG_FORMAT=json \
     HAR_MODELS_DIR=/models \

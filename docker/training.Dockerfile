@@ -42,7 +42,6 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
-    ORT_DISABLE_TELEMETRY=1 \
     PYTHONPATH=/app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build --chown=10001:10001 /build/runs /runs

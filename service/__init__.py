@@ -6,3 +6,9 @@
 A request passes through the modules in this order: context, routes, admission, upload, pipeline,
 decoding, batching, inference. `service.app.create_app` puts them together.
 """
+
+import os
+
+# Before any module of this package loads ONNX Runtime, whose builds else report sessions and models
+# to their makers.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -102,12 +102,6 @@ def test_what_is_copied_reaches_the_builder_and_nothing_else_does(
         assert not [pattern for pattern in sent if fnmatch.fnmatch(pattern, f"{kept_out}*")]
 
 
-def test_neither_image_reports_to_the_makers_of_onnx_runtime(
-    dockerfile: list[tuple[str, str]],
-) -> None:
-    assert "ORT_DISABLE_TELEMETRY=1" in last_stage(dockerfile)["ENV"].split()
-
-
 def test_hadolint_finds_nothing() -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     hadolint = shutil.which("hadolint", path=path)
