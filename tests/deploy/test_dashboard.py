@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from tests.deploy.monitoring import (
 )
 from tests.deploy.promql import find_selectors
 
+ROOT = Path(__file__).resolve().parents[2]
 [DASHBOARD] = read_dashboards()
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
@@ -123,3 +125,12 @@ def test_the_data_source_and_the_folder_are_provisioned() -> None:
     assert provider["type"] == "file"
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
     assert (DASHBOARD["uid"], DASHBOARD["id"]) == ("har-service", None)
+
+
+def test_grafana_opens_with_the_dashboard() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    grafana = compose["services"]["grafana"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    mounts = [mount.split(":") for mount in grafana["volumes"] if isinstance(mount, str)]
+    [source] = [source for source, target, *_ in mounts if target == str(home.parent)]
+    assert (ROOT / source / home.name).is_file()
