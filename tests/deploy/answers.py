@@ -1,4 +1,5 @@
-"""What is answered to a raw request, what a problem has to be, and what the proxy has to refuse."""
+"""What is answered to a raw request, what a problem has to be, what the proxy has to refuse, and
+the service's line of a request."""
 
 from __future__ import annotations
 
@@ -6,13 +7,16 @@ import http.client
 import json
 import re
 import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
+import pytest
 
 from service.errors import KINDS, MEDIA_TYPE, TYPE_PREFIX
-from tests.deploy.nginx import Nginx
+from tests.deploy.nginx import WAIT_S, Nginx
+from tests.service.process import ServiceProcess
 from tests.service.wire import request_head
 
 Answer = tuple[int, Mapping[str, str], bytes]
@@ -66,3 +70,14 @@ def ask_raw(nginx: Nginx, path: str, method: str = "GET") -> Answer:
     with nginx.connect() as connection:
         connection.sendall(request_head(path, method))
         return read_answer(connection)
+
+
+def await_request(service: ServiceProcess, request_id: str) -> dict[str, Any]:
+    """The service's line of a request: it is written a moment after the answer."""
+    give_up_s = time.monotonic() + WAIT_S
+    while time.monotonic() < give_up_s:
+        for line in service.requests():
+            if line["request_id"] == request_id:
+                return line
+        time.sleep(0.01)
+    pytest.fail(f"no line of {request_id}")

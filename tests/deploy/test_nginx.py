@@ -6,11 +6,9 @@ import json
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +16,7 @@ import pytest
 from service.errors import KINDS
 from service.settings import Settings
 from service.upload import MAX_ENVELOPE_BYTES
-from tests.deploy.answers import CLOSED, ask_raw, expect_problem, read_answer
+from tests.deploy.answers import CLOSED, ask_raw, await_request, expect_problem, read_answer
 from tests.deploy.nginx import CONFIGURATION, WAIT_S, Nginx, needs_nginx, run_nginx
 from tests.service.process import ServiceProcess, launch_service
 from tests.service.wire import request_head
@@ -62,17 +60,6 @@ def nginx(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("nginx") / "nginx"
     with run_nginx(folder, service.port, changes={"101m": "1m"}) as running:
         yield running
-
-
-def await_request(service: ServiceProcess, request_id: str) -> dict[str, Any]:
-    """The service's line of a request: it is written a moment after the answer."""
-    give_up_s = time.monotonic() + WAIT_S
-    while time.monotonic() < give_up_s:
-        for line in service.requests():
-            if line["request_id"] == request_id:
-                return line
-        time.sleep(0.01)
-    pytest.fail(f"no line of {request_id}")
 
 
 def is_closed(connection: socket.socket) -> bool:
