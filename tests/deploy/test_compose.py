@@ -216,6 +216,20 @@ def test_foreign_images_are_pinned_to_a_release(compose: Compose) -> None:
         assert re.search(r":v?\d+\.\d+\.\d+(-[a-z]+)?$", image), image
 
 
+def test_no_program_counts_the_cores_of_a_large_machine(compose: Compose) -> None:
+    """On 128 cores each would start as many threads or processes, beyond its limits."""
+    services = compose["services"]
+    for name in ("prometheus", "grafana"):
+        assert int(services[name]["environment"]["GOMAXPROCS"]) < services[name]["pids_limit"] / 8
+    for name in ("docker/nginx/nginx.conf", "docker/proxy/nginx.conf"):
+        text = (ROOT / name).read_text("utf-8")
+        [workers] = re.findall(r"^worker_processes (\S+);", text, re.MULTILINE)
+        assert int(workers) <= 4, name
+    # Of the service's models each has a thread for each core, those of a reload beside the old.
+    models = len(list((ROOT / "models").iterdir()))
+    assert services["service"]["pids_limit"] >= 2 * models * 256
+
+
 def test_the_gpu_file_asks_for_a_gpu_and_no_silent_fallback() -> None:
     services = merge(read(FILES[0]), read(FILES[1]))["services"]
     for name in ("service", "training"):

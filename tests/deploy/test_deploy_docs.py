@@ -115,7 +115,7 @@ def test_the_compose_file_for_tls_mounts_what_is_here_into_a_service_that_is_the
     assert set(tls) <= set(files["docker-compose.yml"])
     volumes = tls["proxy"]["volumes"]
     assert isinstance(volumes, list)
-    sources = [volume.split(":")[0] for volume in volumes]
+    sources = [one["source"] if isinstance(one, dict) else one.split(":")[0] for one in volumes]
     assert "./docker/nginx" in sources
     # The certificate is the reader's.
     assert not {one for one in sources if one != "./certs" and not (ROOT / one).exists()}
