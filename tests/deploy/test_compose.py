@@ -21,6 +21,7 @@ from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
+TLS = "docker-compose.tls.yml"
 #: What the service takes beside its decoders: three models, warmed up, and the fork server.
 SERVICE_BYTES = {"cpu": 1.25 * 1024**3, "gpu": 3 * 1024**3}
 UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
@@ -101,7 +102,7 @@ def test_the_specifications_schema_holds(name: str) -> None:
     assert not faults
 
 
-@pytest.mark.parametrize("files", [FILES[:1], FILES], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("files", [FILES[:1], FILES, (*FILES[:1], TLS)], ids=["cpu", "gpu", "tls"])
 @pytest.mark.parametrize("program", ["podman-compose", "docker"])
 def test_a_compose_implementation_takes_it(program: str, files: tuple[str, ...]) -> None:
     found = shutil.which(
@@ -114,6 +115,8 @@ def test_a_compose_implementation_takes_it(program: str, files: tuple[str, ...])
         or subprocess.run([*command, "version"], capture_output=True, check=False).returncode
     ):
         pytest.skip(f"no {' '.join(command[1:]) or program} here")
+    if TLS in files:
+        environment["HAR_API_KEYS"] = "0123456789abcdef"
     words = [word for name in files for word in ("-f", name)]
     done = subprocess.run(
         [*command, *words, "config"],
@@ -122,7 +125,9 @@ def test_a_compose_implementation_takes_it(program: str, files: tuple[str, ...])
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
     assert {"service", "proxy", "prometheus", "grafana"} <= set(services)
-    assert services["service"]["environment"]["HAR_DEVICE"] == ("cuda" if len(files) > 1 else "cpu")
+    device = "cuda" if FILES[1] in files else "cpu"
+    assert services["service"]["environment"]["HAR_DEVICE"] == device
+    assert len(services["proxy"]["ports"]) == (2 if TLS in files else 1)
 
 
 def test_each_container_is_confined(compose: Compose) -> None:
