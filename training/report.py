@@ -83,8 +83,12 @@ def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.
     parts = measured_parts(run, metrics)
     shown = parts[-1]
     answers = read_predictions(run, classes)[shown]
+    history = _read_history(run)
+    if config.get("schedule") == "cosine":
+        # A rate that sinks in every epoch has no drops to mark.
+        history.pop("learning_rate", None)
     plot_curves(
-        _read_history(run),
+        history,
         run.path / "curves.png",
         best_epoch=metrics["best_epoch"],
         title=f"Training of {heading}",

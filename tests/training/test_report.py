@@ -47,6 +47,23 @@ def test_the_report_states_the_figures_and_shows_every_plot(untrained_run):
     assert len(shown) == 5
 
 
+def test_drops_of_the_rate_are_marked_unless_the_schedule_is_made_of_them(run):
+    history = (run.path / "history.csv").read_text().splitlines()
+    names = history[0].split(",")
+    rows = [dict(zip(names, line.split(","), strict=True)) for line in history[1:]]
+    for row, rate in zip(rows, ("0.1", "0.02", "0.02"), strict=True):
+        row["learning_rate"] = rate
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    (run.path / "history.csv").write_text("\n".join(lines))
+    config = run.read_json("config.json")
+    curves = {}
+    for schedule in ("plateau", "cosine"):
+        run.write_json("config.json", {**config, "schedule": schedule})
+        write_report(run, {})
+        curves[schedule] = (run.path / "curves.png").read_bytes()
+    assert curves["plateau"] != curves["cosine"]
+
+
 def test_the_report_lists_the_most_confident_mistakes_first(untrained_run):
     test = read_predictions(untrained_run, ["Dark", "Light"])["test"]
     (first, *_) = test.confident_mistakes(1)
