@@ -29,7 +29,7 @@ from training.loop import make_deterministic
 from training.models import MODELS
 
 CLASSES, BATCH = 10, 16
-CASES = (("convlstm", 64), ("lrcn", 64), ("lrcn-efficientnet", 128))
+CASES = (("convlstm", 64), ("lrcn", 64), ("lrcn-efficientnet", 192))
 
 
 def make_batches(folder: Path, side: int, clips: int) -> ClipBatches:

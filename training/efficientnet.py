@@ -1,6 +1,6 @@
 """EfficientNet-Lite0, the pretrained encoder of a frame, and its ImageNet weights.
 
-    encoder = build_encoder(height=128, width=128)
+    encoder = build_encoder(height=192, width=192)
     load_imagenet_weights(encoder)
 
 EfficientNet-Lite is EfficientNet-B0 (Tan and Le, 2019) for phones: without squeeze-and-excitation,

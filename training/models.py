@@ -99,8 +99,8 @@ def build_lrcn_efficientnet(
     num_classes: int,
     frames: int = 20,
     *,
-    height: int = 128,
-    width: int = 128,
+    height: int = 192,
+    width: int = 192,
     dropout: float = 0.5,
 ) -> keras.Model:
     """Build an LRCN on EfficientNet-Lite0, the encoder with its ImageNet weights and frozen.

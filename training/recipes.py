@@ -60,8 +60,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "convlstm": Recipe(),
         "lrcn": Recipe(),
         "lrcn-efficientnet": Recipe(
-            height=128,
-            width=128,
+            height=192,
+            width=192,
             phases=(
                 Phase("encoder frozen", epochs=8, encoder_blocks=0),
                 Phase("last blocks tuned", rate=0.1, encoder_blocks=3),

@@ -31,7 +31,7 @@ def refuse(capsys, dataset, out, *options):
         (("--height", "0"), "--height must be a whole number from 1"),
         (("--height", "15"), "lrcn cannot take such clips: height and width must be at least 16"),
         (("--model", "convlstm", "--width", "30"), "must be at least 31, not 64x30"),
-        (("--model", "lrcn-efficientnet", "--height", "100"), "multiples of 32, not 100x128"),
+        (("--model", "lrcn-efficientnet", "--height", "100"), "multiples of 32, not 100x192"),
         (("--epochs", "0"), "--epochs must be"),
         (("--batch-size", "0"), "--batch-size must be"),
         (("--learning-rate", "0"), "--learning-rate must be"),
