@@ -21,6 +21,8 @@ import pytest
 
 WAIT_S = 60.0
 CONFIGURATION = Path(__file__).parents[2] / "docker" / "nginx"
+#: The site without TLS, docker-compose.yml's own.
+PLAIN = "site-plain.conf"
 #: Debian has it where a user's PATH does not look.
 PROGRAM = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 OPENSSL = shutil.which("openssl")
@@ -32,15 +34,18 @@ needs_nginx = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Nginx:
-    """A running nginx: its ports, and what a client needs to believe its certificate."""
+    """A running nginx: its ports, which one clients ask, and how to believe its certificate."""
 
     http_port: int
     https_port: int
     tls: ssl.SSLContext
     log: Path
+    is_plain: bool
 
     @property
     def url(self) -> str:
+        if self.is_plain:
+            return f"http://127.0.0.1:{self.http_port}"
         return f"https://127.0.0.1:{self.https_port}"
 
     def client(self, address: str = "127.0.0.1") -> httpx.Client:
@@ -48,11 +53,14 @@ class Nginx:
         transport = httpx.HTTPTransport(verify=self.tls, local_address=address)
         return httpx.Client(base_url=self.url, transport=transport, timeout=WAIT_S)
 
-    def connect(self, address: str = "127.0.0.1") -> ssl.SSLSocket:
-        """A raw TLS connection, for requests that no client library would send."""
+    def connect(self, address: str = "127.0.0.1") -> socket.socket:
+        """A raw connection, for requests that no client library would send."""
+        port = self.http_port if self.is_plain else self.https_port
         plain = socket.create_connection(
-            ("127.0.0.1", self.https_port), timeout=WAIT_S, source_address=(address, 0)
+            ("127.0.0.1", port), timeout=WAIT_S, source_address=(address, 0)
         )
+        if self.is_plain:
+            return plain
         return self.tls.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def await_log_line(self, request_id: str) -> dict[str, Any]:
@@ -90,13 +98,14 @@ def write_configuration(
     changes = {
         "/tmp/": f"{folder}/",  # first: the folder may be below it
         "listen 80 default_server": f"listen 127.0.0.1:{http_port} default_server",
+        "listen 8080;": f"listen 127.0.0.1:{http_port};",  # in the place of the other two
         "listen 443 ssl default_server": f"listen 127.0.0.1:{https_port} ssl default_server",
         "https://$host": f"https://$host:{https_port}",
         "har_service service:8000": f"har_service 127.0.0.1:{service_port}",
         "/etc/nginx/certs": str(folder),
         "/var/log/nginx": str(folder),
-        "error.log warn": "error.log notice",
-        "har/site.conf": f"har/{site}",
+        "/dev/stderr warn": f"{folder}/error.log notice",
+        "include site.conf": f"include har/{site}",
         **changes,
     }
     (folder / "har").mkdir()
@@ -153,9 +162,9 @@ def run_nginx(
     assert "[warn]" not in checked.stderr
     with subprocess.Popen(command) as process:
         try:
-            await_listening(process, https_port, errors)
+            await_listening(process, http_port, errors)
             tls = ssl.create_default_context(cafile=str(folder / "tls.crt"))
-            yield Nginx(http_port, https_port, tls, folder / "access.log")
+            yield Nginx(http_port, https_port, tls, folder / "access.log", is_plain=site == PLAIN)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(WAIT_S)

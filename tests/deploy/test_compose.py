@@ -194,12 +194,14 @@ def test_a_stop_waits_for_the_drain(compose: Compose) -> None:
 
 def test_the_proxy_is_more_patient_than_the_service(compose: Compose) -> None:
     settings = settings_of(compose["services"]["service"])
-    configuration = (ROOT / "docker/proxy/nginx.conf").read_text("utf-8")
-    for directive in ("proxy_read_timeout", "proxy_send_timeout"):
-        [timeout_s] = re.findall(rf"{directive} (\d+)s;", configuration)
-        assert int(timeout_s) > settings.request_timeout_s
-    [timeout_s] = re.findall(r"client_body_timeout (\d+)s;", configuration)
-    assert int(timeout_s) > settings.upload_idle_timeout_s
+    for file, directive, own_s in (
+        ("proxy.conf", "proxy_read_timeout", settings.request_timeout_s),
+        ("proxy.conf", "proxy_send_timeout", settings.request_timeout_s),
+        ("server.conf", "client_body_timeout", settings.upload_idle_timeout_s),
+    ):
+        text = (ROOT / "docker/nginx" / file).read_text("utf-8")
+        [timeout_s] = re.findall(rf"^{directive} (\d+)s;", text, re.MULTILINE)
+        assert int(timeout_s) > own_s, directive
 
 
 def test_what_is_mounted_and_built_is_in_the_repository(compose: Compose) -> None:
@@ -226,10 +228,9 @@ def test_no_program_counts_the_cores_of_a_large_machine(compose: Compose) -> Non
     services = compose["services"]
     for name in ("prometheus", "grafana"):
         assert int(services[name]["environment"]["GOMAXPROCS"]) < services[name]["pids_limit"] / 8
-    for name in ("docker/nginx/nginx.conf", "docker/proxy/nginx.conf"):
-        text = (ROOT / name).read_text("utf-8")
-        [workers] = re.findall(r"^worker_processes (\S+);", text, re.MULTILINE)
-        assert int(workers) <= 4, name
+    text = (ROOT / "docker/nginx/nginx.conf").read_text("utf-8")
+    [workers] = re.findall(r"^worker_processes (\S+);", text, re.MULTILINE)
+    assert int(workers) <= 4
     # Of the service's models each has a thread for each core, those of a reload beside the old.
     models = len(list((ROOT / "models").iterdir()))
     assert services["service"]["pids_limit"] >= 2 * models * 256
@@ -261,7 +262,7 @@ def start_proxy(folder: Path, **variables: str) -> subprocess.CompletedProcess[s
     stand_in.write_text('#!/bin/sh\necho "nginx $*"\n', "utf-8")
     stand_in.chmod(0o755)
     return subprocess.run(
-        ["/bin/sh", str(ROOT / "docker/proxy/start.sh")],
+        ["/bin/sh", str(ROOT / "docker/nginx/start.sh")],
         env={"PATH": f"{folder}:/usr/bin:/bin", **variables},
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
@@ -285,6 +286,6 @@ def test_other_machines_are_let_in_with_keys_only(
     done = start_proxy(tmp_path, HAR_PUBLISH_ADDRESS=address, HAR_HAS_KEYS=has_keys)
     assert (done.returncode == 0) is starts
     if starts:
-        assert done.stdout == f"nginx -c {ROOT}/docker/proxy/nginx.conf -g daemon off;\n"
+        assert done.stdout == "nginx -g daemon off;\n"
     else:
         assert "HAR_API_KEYS" in done.stderr

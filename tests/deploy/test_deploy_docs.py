@@ -116,10 +116,13 @@ def test_the_compose_file_for_tls_mounts_what_is_here_into_a_service_that_is_the
     volumes = tls["proxy"]["volumes"]
     assert isinstance(volumes, list)
     sources = [one["source"] if isinstance(one, dict) else one.split(":")[0] for one in volumes]
-    assert "./docker/nginx" in sources
+    assert "./docker/nginx/site.conf:/etc/nginx/site.conf:ro" in volumes
+    plain = files["docker-compose.yml"]["proxy"]["volumes"]
+    assert isinstance(plain, list)
+    assert "./docker/nginx/site-plain.conf:/etc/nginx/site.conf:ro" in plain
     # The certificate is the reader's.
     assert not {one for one in sources if one != "./certs" and not (ROOT / one).exists()}
-    conf = "".join(path.read_text(encoding="utf-8") for path in NGINX.glob("*.conf"))
+    conf = (NGINX / "site.conf").read_text(encoding="utf-8")
     wanted = set(re.findall(r"^    listen (\d+)", conf, re.MULTILINE))
     published = tls["proxy"]["ports"]
     assert isinstance(published, list)

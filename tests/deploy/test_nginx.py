@@ -81,7 +81,7 @@ def setting_of(file: str, directive: str) -> str:
 
 def test_the_services_own_limits_are_reached_before_nginxs() -> None:
     defaults = Settings()
-    body_bytes = int(setting_of("server.conf", "client_max_body_size").removesuffix("m")) * 2**20
+    body_bytes = int(setting_of("limits.conf", "client_max_body_size").removesuffix("m")) * 2**20
     assert body_bytes > defaults.max_upload_bytes + MAX_ENVELOPE_BYTES
     for file, directive, own_s in (
         ("server.conf", "client_body_timeout", defaults.upload_idle_timeout_s),

@@ -9,4 +9,4 @@ case "${HAR_PUBLISH_ADDRESS:-127.0.0.1}" in
     fi
     ;;
 esac
-exec nginx -c "${0%/*}/nginx.conf" -g 'daemon off;'
+exec nginx -g 'daemon off;'
