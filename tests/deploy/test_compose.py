@@ -149,6 +149,15 @@ def test_what_up_starts_is_bounded_and_started_again(compose: Compose) -> None:
         assert to_bytes(service["mem_limit"]) > 0, name
 
 
+def test_a_training_is_bounded_by_what_env_says(compose: Compose) -> None:
+    limit = re.fullmatch(
+        r"\$\{HAR_TRAINING_MEMORY:-(.+)\}", compose["services"]["training"]["mem_limit"]
+    )
+    assert limit
+    assert f"\nHAR_TRAINING_MEMORY={limit[1]}\n" in (ROOT / ".env.example").read_text("utf-8")
+    assert to_bytes(limit[1]) >= 8 * 1024**3
+
+
 def test_the_service_has_no_way_out_and_publishes_nothing(compose: Compose) -> None:
     service = compose["services"]["service"]
     assert "ports" not in service
