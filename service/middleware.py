@@ -131,8 +131,10 @@ def _render_stages(context: RequestContext) -> str:
 def _find_client(scope: Scope) -> str | None:
     """The client's address: the connection's, or what one of HAR_TRUSTED_PROXIES tells of it."""
     host = (scope.get("client") or ("",))[0]
+    # An IPv6 address's scope may be any text, and what was forwarded is somebody else's word.
+    address, _, _ = host.partition("%")
     try:
-        return str(ip_address(host))
+        return str(ip_address(address))
     except ValueError:
         return None
 

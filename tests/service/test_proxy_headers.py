@@ -33,6 +33,7 @@ def test_f25_a_stranger_is_not_believed_about_addresses(start_service, caplog, t
     [
         ("203.0.113.7", "203.0.113.7"),
         ("2001:db8::7", "2001:db8::7"),
+        ("fe80::1%a b", "fe80::1"),
         ("a lie, 203.0.113.7", "203.0.113.7"),
         ("203.0.113.7, 10.1.2.3", "203.0.113.7"),
     ],
