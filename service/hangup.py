@@ -36,13 +36,17 @@ class HangUps:
                 asyncio.get_running_loop().add_reader(self._poll.fileno(), self._tell)
             self._poll.register(descriptor, select.EPOLLRDHUP)
             self._callbacks[descriptor] = callback
+        self._close_unused()
 
     def forget(self, descriptor: int) -> None:
         """Watch that socket no more; to be called before it is closed."""
         if self._poll is None or self._callbacks.pop(descriptor, None) is None:
             return
         self._poll.unregister(descriptor)
-        if not self._callbacks:
+        self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._poll is not None and not self._callbacks:
             asyncio.get_running_loop().remove_reader(self._poll.fileno())
             self._poll.close()
             self._poll = None

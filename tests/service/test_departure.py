@@ -94,10 +94,32 @@ def test_where_the_server_cannot_tell_nobody_is_taken_to_have_left() -> None:
         pass
 
 
-def test_sockets_are_watched_past_what_is_unread_and_no_descriptor_is_left(run_async) -> None:
-    def count_files() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
+def count_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
+
+def test_what_cannot_be_watched_leaves_no_descriptor_and_the_next_is_watched(
+    run_async, tmp_path
+) -> None:
+    async def scenario() -> None:
+        ours, theirs = socket.socketpair()
+        hang_ups, gone = HangUps(), asyncio.Event()
+        with ours, (tmp_path / "file").open("w") as file:
+            files = count_files()
+            # epoll takes no ordinary file, as it takes no socket beyond the system's limit.
+            hang_ups.watch(file.fileno(), lambda: pytest.fail("left"))
+            assert count_files() == files
+            hang_ups.forget(file.fileno())
+            hang_ups.watch(ours.fileno(), gone.set)
+            theirs.close()
+            await gone.wait()
+            hang_ups.forget(ours.fileno())
+            assert count_files() == files - 1, "theirs is closed"
+
+    run_async(scenario)
+
+
+def test_sockets_are_watched_past_what_is_unread_and_no_descriptor_is_left(run_async) -> None:
     async def scenario() -> None:
         ours, theirs = socket.socketpair()
         hang_ups, gone = HangUps(), asyncio.Event()
