@@ -105,7 +105,6 @@ def write_configuration(
         "/etc/nginx/certs": str(folder),
         "/var/log/nginx": str(folder),
         "/dev/stderr warn": f"{folder}/error.log notice",
-        "include site.conf": f"include har/{site}",
         **changes,
     }
     (folder / "har").mkdir()
@@ -118,6 +117,7 @@ def write_configuration(
                 text = text.replace(old, new)
         (folder / "har" / source.name).write_text(text, encoding="utf-8")
     assert found == set(changes)
+    shutil.copy(folder / "har" / site, folder / "site.conf")  # as the compose files mount it
     main = folder / "nginx.conf"
     # Root's workers are another user's, who could not reach a test's folder.
     user = "user root root;\n" if os.geteuid() == 0 else ""
