@@ -12,7 +12,7 @@ import errno
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final, TypeVar
 
@@ -280,7 +280,7 @@ class _SpoolWriter:
     async def close(self) -> None:
         """Close the file, which deletes it."""
         if self._file is not None:
-            await _finish_in_thread(self._file.close)
+            await _finish_in_thread(self._discard)
 
     def _sniff(self) -> None:
         """Look at the first bytes, once; nothing has been written yet when add() or finish() do."""
@@ -294,6 +294,12 @@ class _SpoolWriter:
             return await _finish_in_thread(lambda: self._append(data))
         except OSError as error:
             raise _explain(error, self._spool) from error
+
+    def _discard(self) -> None:
+        # Closing tries once more to write what a full disk refused, and the file goes anyway.
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
 
     def _append(self, data: bytearray) -> BinaryIO:
         if self._file is None:

@@ -313,12 +313,16 @@ def test_f17_a_client_that_hangs_up_gets_no_answer_and_leaves_nothing(
     assert service.runtime.admission.in_flight == 0
 
 
-def test_f57_a_full_disk_is_507_and_passes(start_service, red_clip, expect_problem) -> None:
+@pytest.mark.parametrize("buffering", [0, 1 << 20])
+def test_f57_a_full_disk_is_507_and_passes(
+    start_service, red_clip, expect_problem, buffering: int
+) -> None:
+    """With a buffer, the write fails only as it is emptied, and again as the file is closed."""
     with start_service() as service:
         spool = service.runtime.spool
         open_file = spool.open_file
         # The kernel's own full device: every write to it fails with ENOSPC.
-        spool.open_file = lambda: open("/dev/full", "w+b", buffering=0)  # noqa: SIM115
+        spool.open_file = lambda: open("/dev/full", "w+b", buffering)  # noqa: SIM115
         expect_problem(service.predict(red_clip), 507, "spool_full")
         spool.open_file = open_file
         assert service.predict(red_clip).status_code == 200
