@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from clip import ClipSpec, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
-
-_CLASSES = ("red", "green", "blue")
+from tests.service.colours import make_manifest, write_model
 
 
 def publish_colour_model(models_dir: Path) -> None:
     """Write the model into `models_dir` as training publishes one."""
-    manifest = ModelManifest(
-        name="colour",
-        version=1,
-        opset=18,
-        ir_version=10,
-        classes=_CLASSES,
-        clip_spec=ClipSpec(),
-        training={
-            "dataset": "none",
-            "split": "none",
-            "seed": 0,
-            "counts": {},
-            "libraries": {},
-            "git_commit": "0" * 40,
-            "config": {},
-        },
-        metrics={},
-        parity={"max_difference": 0.0},
-    )
+    manifest = make_manifest()
     nodes = [
         helper.make_node("Cast", [INPUT_NAME], ["float"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
@@ -46,7 +24,7 @@ def publish_colour_model(models_dir: Path) -> None:
         INPUT_NAME, TensorProto.UINT8, ["N", *manifest.clip_spec.shape]
     )
     probabilities = helper.make_tensor_value_info(
-        OUTPUT_NAME, TensorProto.FLOAT, ["N", len(_CLASSES)]
+        OUTPUT_NAME, TensorProto.FLOAT, ["N", len(manifest.classes)]
     )
     constants = [
         numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes"),
@@ -58,9 +36,4 @@ def publish_colour_model(models_dir: Path) -> None:
         ir_version=manifest.ir_version,
     )
     helper.set_model_props(model, {METADATA_KEY: manifest.to_json()})
-    content = model.SerializeToString()
-    folder = models_dir / manifest.name / str(manifest.version)
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    sealed = replace(manifest, sha256=hashlib.sha256(content).hexdigest())
-    (folder / "manifest.json").write_text(sealed.to_json())
+    write_model(models_dir, manifest, model.SerializeToString())

@@ -2,9 +2,8 @@
 
 uvicorn waits for ever for the rest of a request's headers, and for the rest of a body that was
 refused, and for a client that does not read its answers; it takes connections until the process has
-no descriptor left; it parses whatever one
-read brings, 256 KiB, before anyone else gets a turn; and a request that has not asked for its body
-is not told that its client has gone.
+no descriptor left; it parses whatever one read brings, 256 KiB, before anyone else gets a turn; and
+a request that has not asked for its body is not told that its client has gone.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +18,17 @@ from tests.service.wire import (
 )
 
 
+def dribble(connection: socket.socket, piece: bytes, *, until: threading.Event) -> threading.Thread:
+    """A thread that sends the piece again and again, once it is started."""
+
+    def send() -> None:
+        with suppress(OSError):
+            while not until.wait(0.02):
+                connection.sendall(piece)
+
+    return threading.Thread(target=send)
+
+
 def test_f15_headers_that_never_end_close_the_connection(start_service, unharmed, red_clip) -> None:
     """A byte now and then buys no time: the clock starts with the first."""
     with start_service(header_timeout_s=2) as service, unharmed(service):
@@ -26,17 +38,9 @@ def test_f15_headers_that_never_end_close_the_connection(start_service, unharmed
         again.sendall(request_head("/health/live", "GET"))
         assert service.read_answer(again)[0] == 200
         again.sendall(b"GET / HT")
+        dribbling.sendall(b"POST /predict HTTP/1.1\r\n")
         closed = threading.Event()
-
-        def dribble() -> None:
-            dribbling.sendall(b"POST /predict HTTP/1.1\r\n")
-            while not closed.wait(0.02):
-                try:
-                    dribbling.sendall(b"X: y\r\n")
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=dribble)
+        thread = dribble(dribbling, b"X: y\r\n", until=closed)
         thread.start()
         assert service.predict(red_clip).status_code == 200
         for connection in (silent, dribbling, again):
@@ -132,15 +136,7 @@ def test_f16_a_slow_body_is_408_and_its_place_is_free_again(
             request_head(Content_Type="video/mp4", Content_Length="100000") + VIDEO_HEAD
         )
         answered = threading.Event()
-
-        def dribble() -> None:
-            while not answered.wait(0.02):
-                try:
-                    connection.sendall(b"\0")
-                except OSError:
-                    return
-
-        thread = threading.Thread(target=dribble)
+        thread = dribble(connection, b"\0", until=answered)
         if "min_upload_bytes_per_s" in changes:
             thread.start()
         status, _, problem = service.read_answer(connection)
