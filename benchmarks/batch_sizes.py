@@ -24,8 +24,8 @@ from clip.manifest import INPUT_NAME, OUTPUT_NAME, TRAINING_KEYS
 from service.batching import Frames
 from service.binding import BoundBatches
 from service.session import ONNX_RUNTIME, SessionConfig, open_session
-from training.graphs import OPSET, to_onnx
-from training.models import MODELS
+from training.graphs.convert import OPSET, to_onnx
+from training.networks.models import MODELS
 
 CLASSES, FRAMES, LARGEST = 10, 20, 8
 BUCKETS = (1, 2, 4, 8)

@@ -1,8 +1,8 @@
 """What arranging the ONNX graphs gains: python -m benchmarks.export_speed [--rounds 40].
 
 Gives the stock network and ours the same weights, exports the stock one as tf2onnx traces it and
-ours with training.graphs, and lets the two graphs take turns on one thread of ONNX Runtime's CPU
-provider. Writes medians to benchmarks/reports/export_speed.md. About two minutes.
+ours with training.graphs.convert, and lets the two graphs take turns on one thread of ONNX
+Runtime's CPU provider. Writes medians to benchmarks/reports/export_speed.md. About two minutes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import tf2onnx
 from benchmarks.report import environment, write_report
 from benchmarks.stock_models import STOCK_MODELS, scatter_weights
 from clip.manifest import INPUT_NAME, OUTPUT_NAME
-from training.graphs import OPSET, to_onnx
-from training.models import MODELS
+from training.graphs.convert import OPSET, to_onnx
+from training.networks.models import MODELS
 
 CLASSES, FRAMES, BATCH = 10, 20, 8
 

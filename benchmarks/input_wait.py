@@ -21,12 +21,12 @@ from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
 import training.fit  # noqa: F401  sets what has to be set before TensorFlow starts
 from benchmarks.report import environment, write_report
 from clip import ClipSpec
-from training.augment import Augmentation
-from training.batches import MAKERS, ClipBatches
-from training.cache import StoredClips
-from training.data import Clip
-from training.loop import make_deterministic
-from training.models import MODELS
+from training.data.cache import StoredClips
+from training.data.index import Clip
+from training.learning.augment import Augmentation
+from training.learning.batches import MAKERS, ClipBatches
+from training.learning.loop import make_deterministic
+from training.networks.models import MODELS
 
 CLASSES, BATCH = 10, 16
 CASES = (("convlstm", 64), ("lrcn", 64), ("lrcn-efficientnet", 192))
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=12, help="of each network (default: 12)")
     steps = parser.parse_args().steps
-    cv2.setNumThreads(1)  # as training.cache sets it
+    cv2.setNumThreads(1)  # as training.data.cache sets it
     lines = [
         "| network | frames of | making a clip alone, ms | step, ms a clip | waiting, ms a clip "
         "| share of time waiting | until an epoch's first batch, ms |",

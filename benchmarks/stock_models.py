@@ -1,4 +1,4 @@
-"""The paper's networks from stock Keras layers: what training.models is measured against.
+"""The paper's networks from stock Keras layers: what training.networks.models is measured against.
 
 Not product: tests and benchmarks alone use it.
 """
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from training.models import CONVLSTM_FILTERS, DROPOUT, LRCN_FILTERS
+from training.networks.models import CONVLSTM_FILTERS, DROPOUT, LRCN_FILTERS
 
 
 def build_stock_convlstm(
@@ -23,7 +23,7 @@ def build_stock_convlstm(
     width: int = 64,
     dropout: float = DROPOUT,
 ) -> keras.Model:
-    """Build training.models.build_convlstm from ConvLSTM2D and TimeDistributed."""
+    """Build training.networks.models.build_convlstm from ConvLSTM2D and TimeDistributed."""
     inputs = keras.Input((frames, height, width, 3), name="frames")
     x = layers.Rescaling(1.0 / 255.0)(inputs)
     *leading, last = CONVLSTM_FILTERS
@@ -49,7 +49,7 @@ def build_stock_lrcn(
     width: int = 64,
     dropout: float = DROPOUT,
 ) -> keras.Model:
-    """Build training.models.build_lrcn from TimeDistributed and LSTM."""
+    """Build training.networks.models.build_lrcn from TimeDistributed and LSTM."""
     inputs = keras.Input((frames, height, width, 3), name="frames")
     x = layers.Rescaling(1.0 / 255.0)(inputs)
     for filters in LRCN_FILTERS:

@@ -45,8 +45,8 @@ def measure(mode: str, rounds: int, batch: int) -> Times:
     import numpy as np  # noqa: PLC0415
 
     from benchmarks.stock_models import STOCK_MODELS  # noqa: PLC0415
-    from training.loop import make_deterministic  # noqa: PLC0415
-    from training.models import MODELS  # noqa: PLC0415
+    from training.learning.loop import make_deterministic  # noqa: PLC0415
+    from training.networks.models import MODELS  # noqa: PLC0415
 
     if mode == "deterministic":
         make_deterministic(0)
@@ -61,7 +61,7 @@ def measure(mode: str, rounds: int, batch: int) -> Times:
             "fast": MODELS[name](CLASSES, FRAMES),
         }
         for model in models.values():
-            # As training.loop.compile_model does.
+            # As training.learning.loop.compile_model does.
             model.compile(
                 "adam", "categorical_crossentropy", metrics=["accuracy"], jit_compile=False
             )

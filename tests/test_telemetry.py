@@ -22,7 +22,7 @@ import {module}
 
 
 @pytest.mark.parametrize(
-    "module", ["service.__main__", "service.classify", "service.doctor", "training.speed"]
+    "module", ["service.__main__", "service.classify", "service.doctor", "training.results.speed"]
 )
 def test_telemetry_is_off_before_onnx_runtime_is_loaded(module: str) -> None:
     environment = {

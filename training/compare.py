@@ -22,14 +22,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import onnxruntime
 
 from training.arguments import command_parser
-from training.data import DataError
-from training.footage import inspect_groups, warn_of_groups
-from training.graphs import ExportError, to_onnx
-from training.measure import read_metrics
-from training.parts import PARTS
-from training.run import RunDirectory
-from training.speed import describe_machine, ms_per_clip
-from training.tables import (
+from training.data.footage import inspect_groups, warn_of_groups
+from training.data.index import DataError
+from training.graphs.convert import ExportError, to_onnx
+from training.results.measure import read_metrics
+from training.results.parts import PARTS
+from training.results.speed import describe_machine, ms_per_clip
+from training.results.tables import (
     duration,
     explain_cost,
     explain_interval,
@@ -38,6 +37,7 @@ from training.tables import (
     percent,
     table,
 )
+from training.run import RunDirectory
 
 PAPER = (
     "The paper, ten classes of UCF50 under a random split: LRCN accuracy 96.67 %, precision "

@@ -20,9 +20,9 @@ from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from training.arguments import command_parser
-from training.digests import file_digest
-from training.fetch import DownloadError, fetch
-from training.unpack import UnpackError, require_unpacker, unpack
+from training.data.digests import file_digest
+from training.data.fetch import DownloadError, fetch
+from training.data.unpack import UnpackError, require_unpacker, unpack
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,18 +31,18 @@ import tensorflow as tf
 from clip import ManifestError, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from training.arguments import command_parser
-from training.batches import OrderedBatches
 from training.card import write_card
-from training.data import DataError
-from training.evaluate import evaluate_probabilities
+from training.data.footage import inspect_groups
+from training.data.index import DataError
 from training.files import write_bytes
-from training.footage import inspect_groups
-from training.graphs import ExportError, to_onnx
-from training.measure import read_metrics
-from training.parts import answer, read_part
-from training.published import Published, newest_of_others, next_version
+from training.graphs.convert import ExportError, to_onnx
+from training.learning.batches import OrderedBatches
+from training.results.evaluate import evaluate_probabilities
+from training.results.measure import read_metrics
+from training.results.parts import answer, read_part
+from training.results.published import Published, newest_of_others, next_version
+from training.results.speed import describe_machine, ms_per_clip
 from training.run import RunDirectory
-from training.speed import describe_machine, ms_per_clip
 
 PARITY_BATCHES = (1, 3, 8)
 #: The largest difference between a Keras and an ONNX probability that passes.

@@ -20,7 +20,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 # Before TensorFlow is loaded: its start-up messages say nothing about the run, and the order in
-# which it adds up gradients must not depend on chance (training.loop.make_deterministic).
+# which it adds up gradients must not depend on chance (training.learning.loop.make_deterministic).
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
@@ -29,16 +29,15 @@ import numpy as np
 import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
-from training.augment import mirror_sensitive, read_augmentation
-from training.batches import MAKERS, ClipBatches
-from training.cache import StoredClips, UsableClips, check_clips, decode_clips
-from training.checkpoints import name_last
-from training.data import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
-from training.efficientnet import WeightsError
+from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips
+from training.data.index import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
+from training.data.splits import Split, split_clips
 from training.export import check_publishable, publish_run
-from training.graphs import ExportError
-from training.locking import locked
-from training.loop import (
+from training.graphs.convert import ExportError
+from training.learning.augment import mirror_sensitive, read_augmentation
+from training.learning.batches import MAKERS, ClipBatches
+from training.learning.checkpoints import name_last
+from training.learning.loop import (
     CHECKPOINTS,
     DivergenceError,
     Examples,
@@ -47,18 +46,19 @@ from training.loop import (
     precision,
     train,
 )
-from training.measure import measure_run
-from training.models import MODELS
+from training.learning.workers import Workers, WorkersError, join_workers
+from training.locking import locked
+from training.networks.efficientnet import WeightsError
+from training.networks.models import MODELS
+from training.networks.recipes import RECIPES
 from training.options import FitConfig, check_arguments, parse_arguments, read_clip_spec
-from training.parts import PARTS, answer
-from training.published import find_published
-from training.recipes import RECIPES
 from training.report import write_report
+from training.results.measure import measure_run, measured_parts
+from training.results.parts import PARTS, answer
+from training.results.published import find_published
+from training.results.speed import describe_machine
+from training.results.tables import summarise
 from training.run import RunDirectory, current_commit
-from training.speed import describe_machine
-from training.splits import Split, split_clips
-from training.tables import summarise
-from training.workers import Workers, WorkersError, join_workers
 
 #: What ends a run with a message instead of a traceback.
 FAILURES = (
@@ -209,7 +209,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
     candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
-    validation, test = (StoredClips(usable.entries, split.parts[name]) for name in PARTS)
+    parts = {name: StoredClips(usable.entries, split.parts[name]) for name in PARTS}
     batches = ClipBatches(
         StoredClips(candidates, split.train),
         one_hot(index, split.train, smoothing=config.label_smoothing),
@@ -223,7 +223,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         batches,
         names=[clip.path for clip in split.train],
         # Not smoothed, so that the validation loss stays comparable between runs.
-        validation=(validation, one_hot(index, split.validation)),
+        validation=(parts["validation"], one_hot(index, split.validation)),
         class_weights=weigh_classes(index, split.train) if config.class_weights else None,
     )
 
@@ -239,14 +239,14 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         )
     if not workers.is_chief:
         return
-    clips = {"validation": validation, "test": test} if config.test else {"validation": validation}
+    clips = {name: parts[name] for name in measured_parts(run)}
     conclude(run, config, training, clips, skipped=usable.skipped, warnings=warnings)
     if arguments.publish:
         before = find_published(run, arguments.publish) if arguments.resume else None
         if before:
             print(f"published before: {before} (training.export publishes it once more)")
         else:
-            print(f"published {publish_run(run, arguments.publish, test_clips=test)}")
+            print(f"published {publish_run(run, arguments.publish, test_clips=parts['test'])}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

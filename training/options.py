@@ -11,11 +11,11 @@ from typing import Any
 
 from clip import ClipSpec, SpecError
 from training.arguments import command_parser
-from training.augment import add_augmentation_arguments, read_augmentation
-from training.data import OptionError
-from training.pace import MONITORS, SCHEDULES
-from training.recipes import RECIPES
-from training.splits import PROTOCOLS, check_protocol
+from training.data.index import OptionError
+from training.data.splits import PROTOCOLS, check_protocol
+from training.learning.augment import add_augmentation_arguments, read_augmentation
+from training.learning.pace import MONITORS, SCHEDULES
+from training.networks.recipes import RECIPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--classes",
         nargs="+",
         metavar="CLASS",
-        help="class folders to take, in output order (default: the ten of training.data where all "
-        "are there, else every folder)",
+        help="class folders to take, in output order (default: PAPER_CLASSES of "
+        "training.data.index where all ten are there, else every folder)",
     )
     data.add_argument(
         "--groups", metavar="FILE", type=Path, help="TSV with the columns path and source_group"

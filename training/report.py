@@ -22,20 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from training.arguments import command_parser
-from training.data import DataError
-from training.footage import inspect_groups, warn_of_groups
-from training.measure import measure_run, measured_parts, read_metrics
-from training.parts import PARTS, answer, read_part
-from training.plots import (
+from training.data.footage import inspect_groups, warn_of_groups
+from training.data.index import DataError
+from training.results.measure import measure_run, measured_parts, read_metrics
+from training.results.parts import PARTS, answer, read_part
+from training.results.plots import (
     Mistake,
     plot_confusion,
     plot_curves,
     plot_mistakes,
     plot_reliability,
 )
-from training.predictions import FILE, Predictions, read_predictions
-from training.run import RunDirectory
-from training.tables import (
+from training.results.predictions import FILE, Predictions, read_predictions
+from training.results.tables import (
     class_table,
     confusions,
     duration,
@@ -46,6 +45,7 @@ from training.tables import (
     percent,
     table,
 )
+from training.run import RunDirectory
 
 #: The most confident mistakes that are shown.
 MISTAKES = 6

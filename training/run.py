@@ -13,14 +13,14 @@ from typing import Any
 
 import keras
 
-import training.efficientnet
-import training.layers  # noqa: F401  the classes of both register themselves with Keras
+import training.networks.efficientnet
+import training.networks.layers  # noqa: F401  the classes of both register themselves with Keras
 from clip import ClipSpec, SpecError
-from training.data import DataError, OptionError
+from training.data.index import DataError, OptionError
+from training.data.splits import Split
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
 from training.options import FitConfig
-from training.splits import Split
 
 CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.tsv"

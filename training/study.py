@@ -26,13 +26,12 @@ import onnxruntime
 from training import fit
 from training.arguments import command_parser
 from training.compare import compare_runs
-from training.data import DataError
-from training.graphs import ExportError
-from training.parts import PARTS
-from training.plots import plot_study
-from training.run import MODEL_FILE, RunDirectory
-from training.speed import describe_machine
-from training.tables import (
+from training.data.index import DataError
+from training.graphs.convert import ExportError
+from training.results.parts import PARTS
+from training.results.plots import plot_study
+from training.results.speed import describe_machine
+from training.results.tables import (
     duration,
     explain_cost,
     explain_interval,
@@ -41,6 +40,7 @@ from training.tables import (
     percent,
     table,
 )
+from training.run import MODEL_FILE, RunDirectory
 
 #: The study's own record of the options of its runs.
 OPTIONS_FILE = "options.json"

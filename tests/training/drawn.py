@@ -12,9 +12,9 @@ os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 import numpy as np
 
-from training.augment import Augmentation
-from training.batches import ClipBatches
-from training.loop import Examples
+from training.learning.augment import Augmentation
+from training.learning.batches import ClipBatches
+from training.learning.loop import Examples
 from training.options import FitConfig
 
 SEED = 3

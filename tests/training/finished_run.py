@@ -11,15 +11,15 @@ from pathlib import Path
 import keras
 
 from clip import ClipSpec
-from training.cache import StoredClips, decode_clips
-from training.data import index_clips
-from training.measure import measure_run
-from training.models import build_lrcn
-from training.parts import PARTS, answer
+from training.data.cache import StoredClips, decode_clips
+from training.data.index import index_clips
+from training.data.splits import split_clips
+from training.networks.models import build_lrcn
 from training.report import write_report
+from training.results.measure import measure_run
+from training.results.parts import PARTS, answer
+from training.results.speed import describe_machine
 from training.run import RunDirectory
-from training.speed import describe_machine
-from training.splits import split_clips
 
 HISTORY = """\
 epoch,accuracy,learning_rate,loss,val_accuracy,val_loss

@@ -9,9 +9,9 @@ import signal
 import sys
 
 import training.fit
-import training.loop
+import training.learning.loop
 
-write_checkpoint = training.loop.write_checkpoint
+write_checkpoint = training.learning.loop.write_checkpoint
 
 
 def write_and_die(folder, checkpoint):
@@ -20,7 +20,7 @@ def write_and_die(folder, checkpoint):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-training.loop.write_checkpoint = write_and_die
+training.learning.loop.write_checkpoint = write_and_die
 
 if __name__ == "__main__":
     sys.exit(training.fit.main(sys.argv[2:]))

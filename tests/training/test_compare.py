@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from training.compare import main
-from training.graphs import to_onnx
+from training.graphs.convert import to_onnx
 from training.run import RunDirectory
 
 

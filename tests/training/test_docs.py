@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 import training.compare
+import training.data.listing
 import training.download
 import training.export
 import training.fit
-import training.listing
 import training.report
 import training.study
 
 PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
 COMMANDS = {
     "training.compare": training.compare.main,
-    "training.data": training.listing.main,
+    "training.data": training.data.listing.main,
     "training.download": training.download.main,
     "training.export": training.export.main,
     "training.fit": training.fit.main,

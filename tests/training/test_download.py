@@ -7,9 +7,9 @@ import rarfile
 import training.download
 from tests.training.archives import write_rar, write_zip
 from tests.training.fileserver import serving
-from training.data import index_clips
+from training.data.index import index_clips
+from training.data.unpack import UnpackError, unpack
 from training.download import PublicDataSet, download, main
-from training.unpack import UnpackError, unpack
 
 MEMBERS = {
     "UCF50/Archery/v_Archery_g01_c01.avi": b"RIFF one",

@@ -71,7 +71,7 @@ def test_no_other_module_renames_a_file_into_place():
     package = Path(__file__).parents[2] / "training"
     renaming = {
         path.name
-        for path in package.glob("*.py")
+        for path in package.rglob("*.py")
         if re.search(r"\b(part|os)\.(replace|rename)\(", path.read_text())
     }
     assert renaming == {"files.py", "fetch.py"}  # a download goes on with its part

@@ -14,9 +14,9 @@ import pytest
 import training.export
 from clip import ClipSpec, ModelManifest, read_clip
 from clip.manifest import METADATA_KEY
-from training.data import index_clips
+from training.data.index import index_clips
 from training.fit import main
-from training.graphs import ExportError, to_onnx
+from training.graphs.convert import ExportError, to_onnx
 from training.run import RunDirectory
 
 FRAMES = 3

@@ -81,6 +81,15 @@ def test_after_the_choice_the_test_clips_are_measured_and_it_can_be_published(
     assert run.read_json("metrics.json") == metrics
 
 
+def test_what_was_tested_stays_so_when_the_run_is_resumed(run, dataset, chosen):
+    assert training.report.main([str(run.path), "--data", str(dataset), "--test"]) == 0
+    metrics = run.read_json("metrics.json")
+    again = ["--frames", "2", "--out", str(run.path), "--resume"]
+    assert training.fit.main([*options(dataset, chosen.path.parent), *again]) == 0
+    assert run.read_json("metrics.json")["test"] == metrics["test"]
+    assert "Test accuracy **" in (run.path / "report.md").read_text()
+
+
 def test_the_test_clips_are_not_measured_without_the_data(run, capsys):
     assert training.report.main([str(run.path), "--test"]) == 1
     assert "--test wants --data" in capsys.readouterr().err

@@ -4,10 +4,10 @@ import shutil
 import numpy as np
 import pytest
 
-from training.data import DataError
-from training.measure import measure_run, read_metrics
-from training.predictions import read_predictions
+from training.data.index import DataError
 from training.report import main, write_report
+from training.results.measure import measure_run, read_metrics
+from training.results.predictions import read_predictions
 from training.run import RunDirectory
 
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from training.data import Clip, DataError
-from training.models import build_lrcn
+from training.data.index import Clip, DataError
+from training.data.splits import Split
+from training.networks.models import build_lrcn
 from training.run import RunDirectory, current_commit
-from training.splits import Split
 
 
 def test_a_run_never_goes_over_another(tmp_path):

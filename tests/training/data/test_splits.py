@@ -1,0 +1,153 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.data.index import Clip, ClipIndex, DataError
+from training.data.splits import PROTOCOLS, split_clips
+from training.run import RunDirectory
+
+
+def make_index(classes=3, groups=10, clips=4):
+    return ClipIndex(
+        Path("data"),
+        tuple(f"class{c}" for c in range(classes)),
+        tuple(
+            Clip(f"class{c}/g{g}_{i}.avi", f"class{c}", f"class{c}_g{g}")
+            for c in range(classes)
+            for g in range(groups)
+            for i in range(clips)
+        ),
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from(["group", "random"]), st.integers(0, 1000))
+def test_every_clip_is_in_exactly_one_part_and_every_class_in_each(protocol, seed):
+    index = make_index()
+    split = split_clips(index, protocol=protocol, seed=seed)
+    assert sorted(clip.path for part in split.parts.values() for clip in part) == sorted(
+        clip.path for clip in index.clips
+    )
+    for part in split.parts.values():
+        assert {clip.label for clip in part} == set(index.classes)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000))
+def test_no_group_is_on_two_sides_of_a_group_split(seed):
+    split = split_clips(make_index(), protocol="group", seed=seed)
+    train, validation, test = ({clip.group for clip in part} for part in split.parts.values())
+    assert not train & validation
+    assert not train & test
+    assert not validation & test
+
+
+@pytest.mark.parametrize("protocol", ["group", "random"])
+def test_a_fifth_is_for_testing_and_a_fifth_of_the_rest_for_validation(protocol):
+    split = split_clips(make_index(groups=25), protocol=protocol, seed=1)
+    assert {name: len(part) for name, part in split.parts.items()} == {
+        "train": 192,
+        "validation": 48,
+        "test": 60,
+    }
+
+
+@pytest.mark.parametrize("protocol", ["group", "random"])
+def test_t8_the_same_seed_gives_the_same_split_and_another_another(protocol):
+    index = make_index()
+    assert split_clips(index, protocol=protocol, seed=5) == split_clips(
+        index, protocol=protocol, seed=5
+    )
+    assert split_clips(index, protocol=protocol, seed=5) != split_clips(
+        index, protocol=protocol, seed=6
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The least populated class")
+def test_a_class_with_too_few_groups_is_an_error():
+    with pytest.raises(DataError, match=r"needs more groups|too small"):
+        split_clips(make_index(groups=2), protocol="group", seed=0)
+
+
+def test_an_unknown_protocol_is_an_error():
+    with pytest.raises(DataError, match="must be one of"):
+        split_clips(make_index(), protocol="best", seed=0)
+
+
+def write_table(path, rows, header="path\tpart"):
+    path.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
+    return path
+
+
+def some_rows(index):
+    """One clip in five for testing, one for validation."""
+    parts = ("test", "validation", "train", "train", "train")
+    return [(clip.path, parts[place % 5]) for place, clip in enumerate(index.clips)]
+
+
+def test_every_protocol_has_a_name():
+    assert PROTOCOLS == ("group", "random", "file")
+
+
+def test_a_runs_own_table_gives_its_split_again(tmp_path):
+    index = make_index()
+    split = split_clips(index, protocol="group", seed=3)
+    RunDirectory.create(tmp_path).write_split(split)
+    again = split_clips(index, protocol="file", seed=9, table=tmp_path / "split.tsv")
+    assert again == split
+
+
+def test_clips_that_the_table_does_not_name_are_left_out_with_a_warning(tmp_path):
+    index = make_index(clips=5)
+    table = write_table(tmp_path / "parts.tsv", some_rows(index)[5:])
+    split = split_clips(index, protocol="file", seed=0, table=table)
+    assert sum(len(part) for part in split.parts.values()) == len(index.clips) - 5
+    assert any("does not name 5 of 150 clips" in warning for warning in split.warnings)
+
+
+def test_a_group_in_two_parts_is_warned_of(tmp_path):
+    index = make_index(clips=5)
+    table = write_table(tmp_path / "parts.tsv", some_rows(index))
+    (warning,) = split_clips(index, protocol="file", seed=0, table=table).warnings
+    assert "30 groups in more than one part" in warning
+    assert "class0_g0 is in test and train and validation" in warning
+    assert "and 10 more" in warning
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [*rows, (rows[0][0], "train")], r"two parts.*g0_0.avi is in test and train"),
+        (lambda rows: [*rows, rows[0]], r"names clips twice:\s+class0/g0_0.avi"),
+        (lambda rows: [*rows, ("class0/none.avi", "train")], r"does not have.*class0/none.avi"),
+        (
+            lambda rows: [(rows[0][0], "dev"), *rows[1:]],
+            "part must be train, validation, test, not",
+        ),
+        (lambda rows: [(rows[0][0],), *rows[1:]], "part must be train, validation, test, not ''"),
+        (
+            lambda rows: [row for row in rows if row[1] != "test" or "class1" not in row[0]],
+            "no test clip of class1",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_followed_is_an_error_in_words(change, message, tmp_path):
+    index = make_index(clips=5)
+    table = write_table(tmp_path / "parts.tsv", change(some_rows(index)))
+    with pytest.raises(DataError, match=f"(?s){message}"):
+        split_clips(index, protocol="file", seed=0, table=table)
+
+
+def test_a_table_without_the_columns_is_an_error(tmp_path):
+    table = write_table(tmp_path / "parts.tsv", [], header="file\tset")
+    with pytest.raises(DataError, match="columns path and part"):
+        split_clips(make_index(), protocol="file", seed=0, table=table)
+
+
+@pytest.mark.parametrize(("protocol", "named"), [("file", False), ("random", True)])
+def test_a_table_goes_with_the_file_protocol_and_no_other(protocol, named, tmp_path):
+    table = write_table(tmp_path / "parts.tsv", []) if named else None
+    with pytest.raises(DataError, match="goes with --split file"):
+        split_clips(make_index(), protocol=protocol, seed=0, table=table)

@@ -1,0 +1,179 @@
+import argparse
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clip import ClipSpec, read_clip
+from clip.sampling import part_middles
+from tests.drawing import Drawing, read_numbers
+from training.data.index import DataError
+from training.learning.augment import (
+    NO_AUGMENTATION,
+    Augmentation,
+    add_augmentation_arguments,
+    middle_frames,
+    mirror_sensitive,
+    read_augmentation,
+)
+
+ONLY_JITTER = replace(NO_AUGMENTATION, jitter=3)
+
+timestamps = st.lists(st.integers(-(10**9), 10**12), min_size=1, max_size=300, unique=True).map(
+    sorted
+)
+odd = st.integers(0, 4).map(lambda half: 2 * half + 1)
+
+
+@given(timestamps, st.integers(1, 64), odd)
+def test_the_middle_candidate_is_the_frame_that_evaluation_takes(times, frames, candidates):
+    dense = part_middles(times, frames * candidates)
+    assert dense[candidates // 2 :: candidates] == part_middles(times, frames)
+
+
+@given(st.integers(1, 2000), st.integers(1, 64), odd)
+def test_so_it_is_at_a_constant_rate_however_many_frames_there_are(count, frames, candidates):
+    dense = part_middles(range(count), frames * candidates)
+    assert dense[candidates // 2 :: candidates] == part_middles(range(count), frames)
+
+
+@pytest.mark.parametrize("drawing", [Drawing(), Drawing(suffix=".avi", codec="mpeg4", frames=7)])
+@pytest.mark.parametrize("candidates", [1, 3, 5])
+def test_a_densely_decoded_video_has_the_evaluated_frames_in_the_middle(
+    drawing, candidates, tmp_path
+):
+    video = drawing.write(tmp_path / "clip")
+    spec = ClipSpec(frames=6)
+    dense = read_clip(video, replace(spec, frames=6 * candidates))
+    np.testing.assert_array_equal(middle_frames(dense, candidates), read_clip(video, spec))
+
+
+def test_so_it_is_for_real_clips_whose_headers_lie(shared):
+    videos = sorted((shared / "originals").iterdir())
+    assert videos
+    for video in videos:
+        dense = read_clip(video, ClipSpec(frames=60))
+        np.testing.assert_array_equal(middle_frames(dense, 3), read_clip(video))
+
+
+def test_jitter_takes_each_frame_from_its_own_part_of_the_clip(tmp_path):
+    video = Drawing(frames=60).write(tmp_path / "clip")
+    dense = read_clip(video, ONLY_JITTER.training_spec(ClipSpec(frames=5)))
+    seen = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        numbers = read_numbers(ONLY_JITTER.apply(dense, rng, flip=True))
+        for part, number in enumerate(numbers):
+            assert part * 12 < number <= (part + 1) * 12
+        seen.add(tuple(numbers))
+    assert len(seen) > 6
+
+
+def test_all_frames_of_a_clip_are_changed_alike():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    clip = np.repeat(picture[None], 15, axis=0)
+    changed = Augmentation().apply(clip, rng, flip=True)
+    assert changed.shape == (5, 16, 16, 3)
+    assert changed.dtype == np.uint8
+    assert (changed == changed[:1]).all()
+    assert (changed != clip[:5]).any()
+
+
+def random_clip():
+    return np.random.default_rng(5).integers(60, 190, (6, 16, 16, 3), dtype=np.uint8)
+
+
+def test_no_augmentation_changes_nothing():
+    clip = random_clip()
+    for seed in range(10):
+        changed = NO_AUGMENTATION.apply(clip, np.random.default_rng(seed), flip=True)
+        np.testing.assert_array_equal(changed, clip)
+
+
+@pytest.mark.parametrize(
+    ("switched_on", "is_kept"),
+    [
+        ({"flip": True}, lambda clip: np.sort(clip, axis=2)),
+        ({"brightness": 25.0}, lambda clip: clip - clip.min()),
+        ({"jitter": 3}, np.unique),
+    ],
+)
+def test_each_means_changes_only_its_own_thing(switched_on, is_kept):
+    clip = random_clip()
+    clip[:] = clip[:1]
+    augmentation = replace(NO_AUGMENTATION, **switched_on)
+    for seed in range(10):
+        changed = augmentation.apply(clip, np.random.default_rng(seed), flip=True)
+        np.testing.assert_array_equal(is_kept(changed), is_kept(clip[: len(changed)]))
+
+
+def test_switching_one_means_off_leaves_the_others_as_they_were():
+    clip = random_clip()
+    both = replace(NO_AUGMENTATION, flip=True, brightness=25.0)
+    alone = replace(NO_AUGMENTATION, brightness=25.0)
+    for seed in range(10):
+        one, other = (
+            augmentation.apply(clip, np.random.default_rng(seed), flip=True)
+            for augmentation in (both, alone)
+        )
+        np.testing.assert_array_equal(np.sort(one, axis=2), np.sort(other, axis=2))
+
+
+def test_a_crop_shows_a_part_of_the_picture_enlarged():
+    clip = np.zeros((2, 64, 64, 3), np.uint8)
+    clip[:, :, :, 0] = np.arange(64) * 2
+    cropped = replace(NO_AUGMENTATION, least_crop=0.5).apply(
+        clip, np.random.default_rng(1), flip=True
+    )
+    steps = np.diff(cropped[0, 0, :, 0].astype(int))
+    assert cropped.shape == clip.shape
+    assert (steps >= 0).all()
+    assert steps.sum() < 126
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"jitter": 2}, "odd"),
+        ({"jitter": 0}, "odd"),
+        ({"least_crop": 0.0}, "least crop"),
+        ({"least_crop": 1.1}, "least crop"),
+        ({"brightness": -1.0}, "brightness"),
+        ({"contrast": float("nan")}, "contrast"),
+    ],
+)
+def test_a_value_out_of_range_is_an_error(values, message):
+    with pytest.raises(DataError, match=message):
+        Augmentation(**values)
+
+
+def test_more_candidates_than_a_spec_can_hold_are_an_error():
+    with pytest.raises(DataError, match="at most 512"):
+        Augmentation(jitter=5).training_spec(ClipSpec(frames=200))
+
+
+def test_classes_that_must_not_be_flipped_have_to_exist():
+    augmentation = Augmentation(no_flip_classes=("Left", "Right"))
+    assert mirror_sensitive(augmentation, ("Up", "Right", "Left")) == (2, 1)
+    with pytest.raises(DataError, match="no class Right"):
+        mirror_sensitive(augmentation, ("Up", "Left"))
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("", Augmentation()),
+        ("--no-augment", NO_AUGMENTATION),
+        ("--jitter 5 --no-flip", Augmentation(jitter=5, flip=False)),
+        ("--no-flip-classes A B", Augmentation(no_flip_classes=("A", "B"))),
+        ("--least-crop 1 --brightness 0", Augmentation(least_crop=1.0, brightness=0.0)),
+        ("--contrast 0.5", Augmentation(contrast=0.5)),
+    ],
+)
+def test_the_command_line_switches_each_means(line, wanted):
+    parser = argparse.ArgumentParser()
+    add_augmentation_arguments(parser)
+    assert asdict(read_augmentation(parser.parse_args(line.split()))) == asdict(wanted)

@@ -1,0 +1,84 @@
+import cv2
+import numpy as np
+import pytest
+
+from training.results.evaluate import measure_calibration
+from training.results.plots import (
+    Mistake,
+    plot_confusion,
+    plot_curves,
+    plot_mistakes,
+    plot_reliability,
+    plot_study,
+)
+
+HISTORY = {
+    "loss": [2.0, 1.0, 0.5],
+    "val_loss": [2.1, 1.2, 1.4],
+    "accuracy": [0.2, 0.5, 0.8],
+    "val_accuracy": [0.2, 0.5, 0.4],
+}
+
+
+def count_red_pixels(path):
+    blue, green, red = np.moveaxis(cv2.imread(str(path)).astype(int), -1, 0)
+    # Nothing else in the plot is: the orange curve has much more green than blue.
+    return int(((red > 180) & (green < 120) & (abs(green - blue) < 10)).sum())
+
+
+def test_the_curves_are_drawn(tmp_path):
+    plot_curves(HISTORY, tmp_path / "curves.png", best_epoch=2, title="title")
+    assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("rates", "marked"),
+    [([1e-3, 1e-3, 2e-4], True), ([1e-3, 9e-4, 8e-4], False)],
+    ids=["a drop", "a schedule"],
+)
+def test_drops_of_the_learning_rate_are_marked(rates, marked, tmp_path):
+    history = {**HISTORY, "learning_rate": rates}
+    plot_curves(history, tmp_path / "curves.png", best_epoch=2, title="title")
+    assert (count_red_pixels(tmp_path / "curves.png") > 100) == marked
+
+
+def test_the_heat_map_is_darkest_where_a_class_is_recognised(tmp_path):
+    path = tmp_path / "confusion.png"
+    plot_confusion([[9, 1], [0, 4]], ["a", "b"], "title", path)
+    assert cv2.imread(str(path)).min() < 120
+
+
+def test_the_reliability_diagram_is_drawn_where_most_bins_are_empty(tmp_path):
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)
+    calibration = measure_calibration(probabilities, np.array([0, 1]))
+    plot_reliability(calibration, "title", tmp_path / "reliability.png")
+    assert cv2.imread(str(tmp_path / "reliability.png")).std() > 10
+
+
+@pytest.mark.parametrize("frames", [2, 10, 20, 33])
+def test_a_contact_sheet_shows_every_frame(frames, tmp_path):
+    # Each frame of another level: all of them must be found in the picture.
+    levels = np.linspace(10, 240, frames).astype(np.uint8)
+    clip = np.broadcast_to(levels[:, None, None, None], (frames, 64, 64, 3))
+    mistake = Mistake("A/clip.avi", "A", "B", 0.9, 0.05, clip)
+    plot_mistakes([mistake, mistake], "title", tmp_path / "mistakes.png")
+    picture = cv2.imread(str(tmp_path / "mistakes.png"))[:, :, 0].astype(int)
+    for level in levels:
+        assert (np.abs(picture - int(level)) <= 1).sum() > 2 * 40 * 40
+
+
+def test_the_study_is_drawn_though_an_interval_leaves_its_value_out(tmp_path):
+    bounds = {"low": 0.55, "high": 0.6}
+    points = [
+        {
+            "frames": frames,
+            "cpu_ms_per_clip": 1.5 * frames,
+            "test_accuracy": 0.5,
+            "test_interval": bounds,
+            "validation_accuracy": 0.58,
+            "validation_interval": bounds,
+        }
+        for frames in (5, 20)
+    ]
+    plot_study(points, "title", tmp_path / "study.png")
+    assert cv2.imread(str(tmp_path / "study.png")).std() > 10

@@ -1,0 +1,198 @@
+"""Splitting a data set into training, validation and test clips.
+
+`random` is the paper's protocol: 20 % of the clips for testing, then 20 % of the rest for
+validation, stratified by class. Clips cut from one video end up on both sides, so its figures say
+how well a network knows footage that it has seen.
+
+`group` takes the same shares, but whole groups: the honest figure for new footage.
+
+`file` takes the parts that a table names, for published splits and for comparing runs on the same
+clips. A run's own split.tsv is such a table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+
+from training.data.index import Clip, ClipIndex, DataError, OptionError, read_table
+
+#: One part in FOLDS is held out: 20 %.
+FOLDS = 5
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Three disjoint sets of clips, and sentences that a person should read before trusting it."""
+
+    train: tuple[Clip, ...]
+    validation: tuple[Clip, ...]
+    test: tuple[Clip, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> Mapping[str, tuple[Clip, ...]]:
+        """The sets by their names."""
+        return MappingProxyType(
+            {"train": self.train, "validation": self.validation, "test": self.test}
+        )
+
+
+def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | None = None) -> Split:
+    """Split by one of `PROTOCOLS`; the same index, protocol, seed and table give the same split.
+
+    Args:
+        index: the clips to split.
+        protocol: "random", "group" or "file".
+        seed: of the random and group splits.
+        table: for "file" alone: see read_split().
+
+    Raises:
+        DataError: unknown protocol, a class with too few clips or groups to be in every part, or a
+            table that cannot be followed.
+    """
+    check_protocol(protocol, table)
+    split = read_split(index, table) if table else _hold_out(index, protocol, seed)
+    for name, part in split.parts.items():
+        lacking = sorted(set(index.classes) - {clip.label for clip in part})
+        if lacking:
+            needed = {"group": "more groups (7 will do)", "random": "more clips (6 will do)"}.get(
+                protocol, "one clip in each part"
+            )
+            raise DataError(
+                f"the {protocol} split leaves no {name} clip of {', '.join(lacking)}: "
+                f"each class needs {needed}"
+            )
+    return split
+
+
+def check_protocol(protocol: str, table: Path | None) -> None:
+    """Refuse what `split_clips` cannot follow, before its clips are known.
+
+    Raises:
+        OptionError: no such protocol, one that wants a table or wants none, or no such table.
+    """
+    if protocol not in PROTOCOLS:
+        raise OptionError(f"split must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+    if (protocol == "file") != (table is not None):
+        raise OptionError(
+            "a table of parts (--split-file) goes with --split file, and only with it"
+        )
+    if table is not None and not table.is_file():
+        raise OptionError(f"--split-file {table} is not a file")
+
+
+def read_split(index: ClipIndex, table: Path) -> Split:
+    """Split as a table says.
+
+    Args:
+        index: the clips to split; those that the table does not name are left out, with a warning.
+        table: tab-separated, with the columns `path` (below the data folder) and `part` (train,
+            validation or test); others are ignored.
+
+    Raises:
+        DataError: not such a table, a clip in two parts or named twice, or one that is not in the
+            index.
+    """
+    rows = _read_rows(table)
+    there = {clip.path for clip in index.clips}
+    parts: dict[str, set[str]] = {}
+    for path, part in rows:
+        parts.setdefault(path, set()).add(part)
+    leaks = _in_several(parts)
+    twice = [path for (path, _), count in Counter(rows).items() if count > 1]
+    unknown = [path for path in parts if path not in there]
+    for message, found in (
+        ("puts clips in two parts, so that they would be tested on what they taught", leaks),
+        ("names clips twice", twice),
+        (f"names clips that {index.folder} does not have (or that cannot be used)", unknown),
+    ):
+        if found:
+            raise DataError(f"{table} {message}:{_listed(found)}")
+    by_part: dict[str, list[Clip]] = {part: [] for part in PARTS}
+    places = {path: place for place, (path, _) in enumerate(rows)}
+    named = [clip for clip in index.clips if clip.path in parts]
+    for clip in sorted(named, key=lambda clip: places[clip.path]):
+        by_part[next(iter(parts[clip.path]))].append(clip)
+    warnings = []
+    if len(named) < len(index.clips):
+        left = len(index.clips) - len(named)
+        warnings.append(f"{table} does not name {left} of {len(index.clips)} clips: left out")
+    straddling = _straddling(by_part)
+    if straddling:
+        warnings.append(
+            f"{table} puts {len(straddling)} groups in more than one part: the figures will be too "
+            f"good for new footage:{_listed(straddling)}"
+        )
+    train, validation, test = (tuple(by_part[part]) for part in PARTS)
+    return Split(train, validation, test, tuple(warnings))
+
+
+def _read_rows(table: Path) -> list[tuple[str, str]]:
+    read = read_table(table, "path", "part")
+    odd = sorted({part for _, part in read} - set(PARTS))
+    if odd:
+        raise DataError(
+            f"{table}: part must be {', '.join(PARTS)}, not {', '.join(map(repr, odd))}"
+        )
+    return read
+
+
+def _straddling(by_part: Mapping[str, Sequence[Clip]]) -> list[str]:
+    parts: dict[str, set[str]] = {}
+    for part, clips in by_part.items():
+        for clip in clips:
+            parts.setdefault(clip.group, set()).add(part)
+    return _in_several(parts)
+
+
+def _in_several(parts: Mapping[str, set[str]]) -> list[str]:
+    return [f"{name} is in {' and '.join(sorted(of))}" for name, of in parts.items() if len(of) > 1]
+
+
+def _listed(lines: Sequence[str], most: int = 20) -> str:
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "".join(f"\n  {line}" for line in (*lines[:most], *more))
+
+
+Halves = tuple[tuple[Clip, ...], tuple[Clip, ...]]
+
+
+def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
+    hold_out = _HOLD_OUT[protocol]
+    try:
+        rest, test = hold_out(index.clips, seed)
+        train, validation = hold_out(rest, seed)
+    except ValueError as error:
+        raise DataError(f"the data set is too small for a {protocol} split: {error}") from error
+    return Split(train, validation, test)
+
+
+def _hold_out_clips(clips: Sequence[Clip], seed: int) -> Halves:
+    labels = [clip.label for clip in clips]
+    rest, held_out = train_test_split(
+        list(clips), test_size=1 / FOLDS, random_state=seed, stratify=labels
+    )
+    return tuple(rest), tuple(held_out)
+
+
+def _hold_out_groups(clips: Sequence[Clip], seed: int) -> Halves:
+    labels = [clip.label for clip in clips]
+    groups = [clip.group for clip in clips]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    rest, held_out = next(folds.split(np.zeros(len(clips)), labels, groups))
+    return tuple(clips[i] for i in rest), tuple(clips[i] for i in held_out)
+
+
+_HOLD_OUT: Mapping[str, Callable[[Sequence[Clip], int], Halves]] = MappingProxyType(
+    {"random": _hold_out_clips, "group": _hold_out_groups}
+)
+PROTOCOLS = (*sorted(_HOLD_OUT), "file")

@@ -1,0 +1,137 @@
+"""Batches of decoded clips for training, shuffled and augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from training.learning.augment import Augmentation
+
+#: Threads that make the batches of a training. One is not enough: deterministic TensorFlow does not
+#: prefetch, and the step would wait for every batch.
+MAKERS = 2
+
+
+class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Shuffled, augmented batches: uint8 (N, frames, height, width, 3) and one-hot (N, classes).
+
+    What an epoch holds depends on the seed and the epoch's number alone: not on how many threads or
+    processes make its batches, on the order in which they do, nor on the epochs before. In
+    model.fit() the callback FollowEpochs says the number, so that a run that goes on with
+    `initial_epoch=k` gets what it would have got.
+
+    Args:
+        clips: uint8 tensors (frames * augmentation.jitter, height, width, 3); an array of them, or
+            training.data.cache.StoredClips, which stay on disk until they are wanted.
+        targets: float32 (N, classes), one-hot.
+        batch_size: clips a batch; the last of an epoch may be smaller.
+        seed: of order and augmentation.
+        augmentation: what is changed by chance.
+        mirror_sensitive: places of the classes whose clips are never flipped.
+        first_epoch: the number of the epoch to begin with, counted from 0.
+        options: of keras.utils.PyDataset: `workers`, `use_multiprocessing`, `max_queue_size`.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+        targets: npt.NDArray[np.float32],
+        *,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation,
+        mirror_sensitive: Collection[int] = (),
+        first_epoch: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._clips = clips
+        self._targets = targets
+        self._batch_size = batch_size
+        self._seed = seed
+        self._augmentation = augmentation
+        self._flip = ~np.isin(targets.argmax(axis=1), list(mirror_sensitive))
+        self._epoch = first_epoch
+        self._order = self._shuffled()
+
+    def __len__(self) -> int:
+        return -(-len(self._clips) // self._batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        clips = [
+            self._augmentation.apply(
+                self._clips[place],
+                np.random.default_rng((self._seed, self._epoch, place)),
+                flip=bool(self._flip[place]),
+            )
+            for place in chosen.tolist()
+        ]
+        return np.stack(clips), self._targets[chosen]
+
+    def go_to_epoch(self, epoch: int) -> None:
+        """Make the batches of this epoch from now on, counted from 0."""
+        self._epoch = epoch
+        self._order = self._shuffled()
+
+    def on_epoch_end(self) -> None:
+        """Keras calls this after each epoch: the next one has another order and other changes."""
+        self.go_to_epoch(self._epoch + 1)
+
+    def places(self, batch: int) -> npt.NDArray[np.intp]:
+        """Which clips a batch of the current epoch holds, as their places in `clips`."""
+        return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+
+    def _shuffled(self) -> npt.NDArray[np.intp]:
+        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))
+
+
+class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Batches of clips as they are and in their order, to measure a network by.
+
+    Args:
+        clips: uint8 tensors (frames, height, width, 3); an array of them, or
+            training.data.cache.StoredClips, of which no more than a batch is in memory.
+        batch_size: clips a batch; the last may be smaller.
+        targets: float32 (N, classes), one-hot; none where answers alone are wanted.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[npt.NDArray[np.uint8]] | npt.NDArray[np.uint8],
+        *,
+        batch_size: int,
+        targets: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__()
+        self._clips = clips
+        self._targets = targets
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self._clips) // self._batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[npt.NDArray[Any], ...]:
+        chosen = slice(batch * self._batch_size, (batch + 1) * self._batch_size)
+        clips = np.stack(list(self._clips[chosen]))
+        return (clips,) if self._targets is None else (clips, self._targets[chosen])
+
+
+class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps batches at the epoch that model.fit() is in.
+
+    Counting the calls of on_epoch_end() would not do: Keras makes one before the first epoch, and
+    what else it makes depends on whether the model is built and how it is distributed.
+    """
+
+    def __init__(self, batches: ClipBatches) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        """Keras calls this before it asks for the epoch's first batch."""
+        self._batches.go_to_epoch(epoch)

@@ -1,0 +1,95 @@
+"""Figures and tables in Markdown, as reports, cards and comparisons write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [
+        f"| {' | '.join(header)} |",
+        f"|{'---|' * len(header)}",
+        *(f"| {' | '.join(map(str, row))} |" for row in rows),
+    ]
+
+
+def class_table(per_class: Mapping[str, Mapping[str, Any]], clips: str) -> list[str]:
+    """The lines of a table of each class's figures; `clips` heads the column of their numbers."""
+    return table(
+        ("class", clips, "precision", "recall", "F1"),
+        (
+            (label, row["clips"], *(percent(row[key]) for key in ("precision", "recall", "f1")))
+            for label, row in per_class.items()
+        ),
+    )
+
+
+def percent(share: float | None) -> str:
+    """A share as per cent with one decimal, or a dash where none was measured."""
+    return "–" if share is None else f"{share:.1%}"
+
+
+def interval(bounds: Mapping[str, Any] | None) -> str:
+    """An accuracy's interval in per cent, or a dash where none was measured."""
+    return f"{bounds['low']:.1%} to {bounds['high']:.1%}" if bounds else "–"
+
+
+def summarise(measured: Mapping[str, Any]) -> str:
+    """The figures of one part of a split in half a sentence."""
+    return (
+        f"accuracy {measured['accuracy']:.2%} ({interval(measured['accuracy_interval'])}), "
+        f"precision {measured['precision']:.2%} on {measured['clips']} clips"
+    )
+
+
+def explain_interval(bounds: Mapping[str, Any]) -> str:
+    """How the interval came about, in a sentence."""
+    why = " (clips cut from the same footage are not independent)"
+    return (
+        f"Intervals: {bounds['level']:.0%}, percentile bootstrap with {bounds['resamples']:,} "
+        f"resamples of whole {bounds['unit']}{why if bounds['unit'] == 'groups' else ''}."
+    )
+
+
+def explain_cost(machine: Mapping[str, Any], onnxruntime: str) -> str:
+    """What `training.results.speed.ms_per_clip` measured on a machine, in a sentence."""
+    return (
+        "CPU ms: processor time of one clip without decoding, ONNX Runtime "
+        f"{onnxruntime} on one thread of {hardware(machine)}, median, the graphs taking turns."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def hardware(machine: Mapping[str, Any] | None) -> str:
+    """A machine in words, as `training.results.speed.describe_machine` found it."""
+    if not machine:
+        return "a machine that was not recorded"
+    processor = f"{machine['processor']} ({machine['cores']} cores)"
+    return " and ".join([processor, *machine["gpus"]])
+
+
+def monitor(config: Mapping[str, Any]) -> str:
+    """What picked a run's best epoch, in words."""
+    return str(config.get("monitor", "val_loss")).replace("val_", "validation ")
+
+
+def confusions(
+    matrix: Sequence[Sequence[int]], classes: Sequence[str], most: int
+) -> list[tuple[str, str, int, int]]:
+    """What is taken for what most often: (true class, predicted class, clips, of how many)."""
+    pairs = [
+        (classes[i], classes[j], count, sum(row))
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count
+    ]
+    return sorted(pairs, key=lambda pair: -pair[2])[:most]
