@@ -85,7 +85,9 @@ def measure_cost(service: ServiceProcess, clip: bytes, count: int) -> Cost:
 
 def measure_network(models: Path, name: str, rounds: int) -> tuple[float, float]:
     """CPU seconds of the network alone: for one clip, and for one of a batch of eight."""
-    registry = load_models(Settings(models_dir=models, device="cpu", intra_op_threads=1))
+    registry = load_models(
+        Settings(models_dir=models, device="cpu", intra_op_threads=1, max_batch_size=BATCH)
+    )
     model = registry.get(name)
     rng = np.random.default_rng(0)
     clips = list(rng.integers(0, 256, (BATCH, *model.manifest.clip_spec.shape), np.uint8))

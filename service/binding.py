@@ -19,6 +19,19 @@ from service.batching import Clips, Probabilities
 from service.cuda import CUDA_PROVIDER
 from service.session import Engine, SessionConfig, runs_on_provider
 
+#: Most clips in one run where nothing else is asked for. On a CPU a batch takes as long as its
+#: clips one by one, makes each wait for the others, and needs the memory of all.
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 1, 8
+
+
+def choose_batch_size(config: SessionConfig, provider: str) -> int:
+    """Most clips in one run of a model on this execution provider."""
+    if config.max_batch_size is not None:
+        return config.max_batch_size
+    if config.batch_buckets is not None:
+        return config.batch_buckets[-1]
+    return GPU_BATCH_SIZE if provider == CUDA_PROVIDER else CPU_BATCH_SIZE
+
 
 def choose_buckets(config: SessionConfig, provider: str) -> tuple[int, ...]:
     """The batch sizes that batches are padded to; none where each runs at its own size.
@@ -30,14 +43,19 @@ def choose_buckets(config: SessionConfig, provider: str) -> tuple[int, ...]:
         return config.batch_buckets
     if provider != CUDA_PROVIDER:
         return ()
+    largest = choose_batch_size(config, provider)
     powers = [1]
-    while powers[-1] * 2 < config.max_batch_size:
+    while powers[-1] * 2 < largest:
         powers.append(powers[-1] * 2)
-    return tuple(sorted({*powers, config.max_batch_size}))
+    return tuple(sorted({*powers, largest}))
 
 
 class BoundBatches:
-    """Runs batches of up to `max_batch_size` clips, one at a time."""
+    """Runs batches of up to `max_batch_size` clips, one at a time.
+
+    Attributes:
+        max_batch_size: most clips in one run.
+    """
 
     def __init__(
         self,
@@ -52,17 +70,17 @@ class BoundBatches:
         self._on_gpu = provider == CUDA_PROVIDER
         self._graphs = self._on_gpu and config.cuda_graphs
         self._buckets = choose_buckets(config, provider)
-        self._max_batch_size = config.max_batch_size
+        self.max_batch_size = choose_batch_size(config, provider)
         self._clip_shape = manifest.clip_spec.shape
         # The host's side of every batch size is the beginning of one array.
-        self._frames = np.zeros((config.max_batch_size, *self._clip_shape), np.uint8)
-        self._probabilities = np.zeros((config.max_batch_size, len(manifest.classes)), np.float32)
+        self._frames = np.zeros((self.max_batch_size, *self._clip_shape), np.uint8)
+        self._probabilities = np.zeros((self.max_batch_size, len(manifest.classes)), np.float32)
         self._bound: dict[int, _Bound] = {}
 
     @property
     def warm_up_sizes(self) -> tuple[int, ...]:
         """Batch sizes after which no later one is new to the runtime or has to allocate."""
-        sizes = self._buckets or tuple(sorted({1, self._max_batch_size}))
+        sizes = self._buckets or tuple(sorted({1, self.max_batch_size}))
         # A size's first run is a plain one, and only a later one is captured as its graph.
         return sizes * 2 if self._graphs else sizes
 
@@ -74,8 +92,8 @@ class BoundBatches:
             Exception: whatever ONNX Runtime raises.
         """
         count = len(clips)
-        if not 1 <= count <= self._max_batch_size:
-            raise ValueError(f"a batch has 1 to {self._max_batch_size} clips, not {count}")
+        if not 1 <= count <= self.max_batch_size:
+            raise ValueError(f"a batch has 1 to {self.max_batch_size} clips, not {count}")
         size = self._buckets[bisect_left(self._buckets, count)] if self._buckets else count
         for row, clip in enumerate(clips):
             if clip.shape != self._clip_shape:  # numpy would repeat a smaller one

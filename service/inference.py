@@ -97,6 +97,11 @@ class OnnxModel:
         return count_nodes(self._session)
 
     @property
+    def max_batch_size(self) -> int:
+        """Most clips in one run."""
+        return self._batches.max_batch_size
+
+    @property
     def warm_up_sizes(self) -> tuple[int, ...]:
         """The batch sizes that have to be run once before no client pays for their first time."""
         return self._batches.warm_up_sizes

@@ -67,7 +67,6 @@ class Metrics:
         self,
         *,
         latency_buckets_s: Sequence[float] = LATENCY_BUCKETS_S,
-        max_batch_size: int = BATCH_SIZE_BUCKETS[-1],
     ) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -167,8 +166,7 @@ class Metrics:
             "har_batch_size",
             "Clips that shared one run of the model.",
             ("model",),
-            buckets=[size for size in BATCH_SIZE_BUCKETS if size < max_batch_size]
-            + [max_batch_size],
+            buckets=BATCH_SIZE_BUCKETS,
             registry=self.registry,
         )
         self._decoder_restarts = Counter(

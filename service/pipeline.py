@@ -67,7 +67,6 @@ class Pipeline:
     Args:
         decoders: they decode for all models.
         metrics: told what happens.
-        max_batch_size: most clips in one run of a model.
         max_queued: most clips that wait for one model.
         on_lost: told if the GPU is lost.
     """
@@ -77,7 +76,6 @@ class Pipeline:
         decoders: DecodePool,
         metrics: Metrics,
         *,
-        max_batch_size: int,
         max_queued: int,
         tracer: Tracer = _NO_TRACER,
         on_lost: Callable[[GpuLostError], None] = lambda error: None,
@@ -85,7 +83,6 @@ class Pipeline:
         self._decoders = decoders
         self._metrics = metrics
         self._tracer = tracer
-        self._max_batch_size = max_batch_size
         self._max_queued = max_queued
         self._on_lost = on_lost
         self._places: dict[OnnxModel, _Place] = {}
@@ -98,7 +95,7 @@ class Pipeline:
             batcher = MicroBatcher(
                 model.run,
                 name=name,
-                max_batch_size=self._max_batch_size,
+                max_batch_size=model.max_batch_size,
                 max_queued=self._max_queued,
                 runner=model.runner,
                 observe_batch=partial(self._metrics.observe_batch, name),

@@ -128,9 +128,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, collaborators: Collaborators) -> None:
         self.settings = settings
-        self.metrics = Metrics(
-            latency_buckets_s=settings.latency_buckets_s, max_batch_size=settings.max_batch_size
-        )
+        self.metrics = Metrics(latency_buckets_s=settings.latency_buckets_s)
         self.spool = Spool(settings.spool_dir, min_free_bytes=settings.min_spool_free_bytes)
         self.admission = Admission(
             max_in_flight=settings.max_in_flight, max_waiting=settings.max_waiting
@@ -139,7 +137,6 @@ class Runtime:
         self.pipeline = Pipeline(
             self._decoders,
             self.metrics,
-            max_batch_size=settings.max_batch_size,
             max_queued=settings.max_in_flight,
             tracer=build_tracer(settings, collaborators.tracer_provider),
             on_lost=self._fail,

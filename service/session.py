@@ -38,7 +38,8 @@ class SessionConfig:
         device: "cuda" insists on it, "auto" takes it if it works, "cpu" never tries.
         intra_op_threads: threads of one run on the CPU; ONNX Runtime's own default counts the
             host's cores inside a container.
-        max_batch_size: most clips in one run.
+        max_batch_size: most clips in one run. None: the last of batch_buckets, else what pays on
+            the device.
         batch_buckets: the sizes that batches are padded to, ascending, the last max_batch_size.
             None: on the CPU no padding, with CUDA powers of two.
         cuda_graphs: with CUDA, capture a graph for each bucket and replay it.
@@ -47,7 +48,7 @@ class SessionConfig:
 
     device: Device = "auto"
     intra_op_threads: int = 1
-    max_batch_size: int = 8
+    max_batch_size: int | None = None
     batch_buckets: tuple[int, ...] | None = None
     cuda_graphs: bool = False
     gpu_memory_bytes: int | None = None

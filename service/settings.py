@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     max_versions: int | None = Field(default=None, ge=1)
     device: Device = "auto"
     intra_op_threads: int = Field(default_factory=count_usable_cpus, ge=1)
-    max_batch_size: int = Field(default=8, ge=1, le=256)
+    max_batch_size: int | None = Field(default=None, ge=1, le=256)
     batch_buckets: Annotated[tuple[int, ...] | None, NoDecode] = None
     cuda_graphs: bool = False
     gpu_memory_bytes: int | None = Field(default=None, ge=64 * _MEBIBYTE)
@@ -179,12 +179,12 @@ class Settings(BaseSettings):
         if sizes is not None and (
             not sizes
             or sizes[0] < 1
-            or sizes[-1] != self.max_batch_size
+            or sizes[-1] != (self.max_batch_size or sizes[-1])
             or list(sizes) != sorted({*sizes})
         ):
             raise ValueError(
                 "HAR_BATCH_BUCKETS must be ascending sizes of which the last is "
-                f"HAR_MAX_BATCH_SIZE ({self.max_batch_size})"
+                f"HAR_MAX_BATCH_SIZE ({self.max_batch_size or 'unset'})"
             )
         return self
 
@@ -204,7 +204,7 @@ class Settings(BaseSettings):
                 f"HAR_DECODE_TIMEOUT_S ({self.decode_timeout_s:g}) must not exceed "
                 f"HAR_REQUEST_TIMEOUT_S ({self.request_timeout_s:g})"
             )
-        if self.max_batch_size > self.max_in_flight:
+        if (self.max_batch_size or 1) > self.max_in_flight:
             raise ValueError(
                 f"HAR_MAX_BATCH_SIZE ({self.max_batch_size}) must not exceed "
                 f"HAR_MAX_IN_FLIGHT ({self.max_in_flight}): such a batch could never fill"

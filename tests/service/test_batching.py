@@ -247,7 +247,7 @@ def test_the_times_it_reports_add_up_from_submit_to_answer(run_async, gate) -> N
 
 def test_a_batchs_results_equal_those_of_single_runs(run_async, build_model) -> None:
     manifest, content = build_model()
-    model = OnnxModel.load(content, manifest, SessionConfig(device="cpu"))
+    model = OnnxModel.load(content, manifest, SessionConfig(device="cpu", max_batch_size=8))
     clips = np.random.default_rng(1).integers(0, 256, (5, *manifest.clip_spec.shape), np.uint8)
 
     async def scenario() -> None:

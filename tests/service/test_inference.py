@@ -20,7 +20,7 @@ from service.inference import OnnxModel
 from service.session import CPU_PROVIDER, ONNX_RUNTIME, Engine, ModelLoadError, SessionConfig
 from tests.service.fake_gpu import ILLEGAL_ACCESS, OUT_OF_MEMORY, FakeGpu
 
-CPU = SessionConfig(device="cpu")
+CPU = SessionConfig(device="cpu", max_batch_size=8)
 
 
 def clips_of(*levels: int) -> np.ndarray:
@@ -180,7 +180,10 @@ def test_padded_batches_answer_as_single_clips_do(build_model, buckets, gpu) -> 
     manifest, content = build_model()
     engine, device = (ONNX_RUNTIME, "cpu") if gpu is None else (gpu, "cuda")
     model = OnnxModel.load(
-        content, manifest, SessionConfig(device=device, batch_buckets=buckets), engine
+        content,
+        manifest,
+        SessionConfig(device=device, max_batch_size=8, batch_buckets=buckets),
+        engine,
     )
     clips = np.random.default_rng(1).integers(0, 256, (8, *manifest.clip_spec.shape), np.uint8)
     alone = [model.run([clip])[0] for clip in clips]
@@ -199,13 +202,26 @@ def test_a_padded_batch_is_padded_with_black_not_with_someone_elses_clip(build_m
     np.testing.assert_allclose(grey, [1 / 3] * 3, atol=1e-6)
 
 
+def test_batches_are_for_gpus_unless_they_are_asked_for(build_model) -> None:
+    manifest, content = build_model()
+
+    def largest(engine: Engine = ONNX_RUNTIME, **changes: Any) -> int:
+        return OnnxModel.load(content, manifest, SessionConfig(**changes), engine).max_batch_size
+
+    assert largest(device="cpu") == 1
+    assert largest(FakeGpu()) == 8
+    assert largest(device="cpu", max_batch_size=4) == 4
+    assert largest(FakeGpu(), max_batch_size=2) == 2
+    assert largest(device="cpu", batch_buckets=(2, 6)) == 6
+
+
 def test_the_warm_up_runs_every_size_that_batches_are_padded_to(build_model) -> None:
     manifest, content = build_model()
 
     def sizes(engine: Engine = ONNX_RUNTIME, **changes: Any) -> tuple[int, ...]:
         return OnnxModel.load(content, manifest, SessionConfig(**changes), engine).warm_up_sizes
 
-    assert sizes(device="cpu") == (1, 8)
+    assert sizes(device="cpu", max_batch_size=8) == (1, 8)
     assert sizes(device="cpu", max_batch_size=1) == (1,)
     assert sizes(device="cpu", batch_buckets=(2, 8)) == (2, 8)
     assert sizes(FakeGpu(), max_batch_size=8) == (1, 2, 4, 8)

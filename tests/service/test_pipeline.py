@@ -24,7 +24,7 @@ FAR = Deadline.after(3600)
 @asynccontextmanager
 async def piping(model: OnnxModel, metrics: Metrics) -> AsyncIterator[Pipeline]:
     decoders = DecodePool(workers=1, limits=Limits(), timeout_s=20)
-    pipeline = Pipeline(decoders, metrics, max_batch_size=4, max_queued=8)
+    pipeline = Pipeline(decoders, metrics, max_queued=8)
     pipeline.start([model])
     await decoders.start()
     try:

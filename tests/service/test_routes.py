@@ -253,7 +253,7 @@ def test_f65_an_output_that_is_not_finite_is_500_and_its_batch_mates_are_answere
     start_service, tmp_path, publish_model, gated_models, gate, make_clip, wait_for
 ) -> None:
     publish_model(tmp_path / "flawed", "lrcn", flaw="nan_white")
-    with start_service(gated_models, models_dir=tmp_path / "flawed") as service:
+    with start_service(gated_models, models_dir=tmp_path / "flawed", max_batch_size=8) as service:
         running = send_whole_request(service, make_clip("red"))
         wait_for(lambda: gate.arrived == 1)
         white = send_whole_request(service, make_clip((255, 255, 255)))

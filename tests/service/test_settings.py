@@ -119,6 +119,7 @@ def test_batch_buckets_are_ascending_sizes_up_to_the_largest_batch(
 ) -> None:
     monkeypatch.setenv("HAR_BATCH_BUCKETS", "1, 4,8")
     assert load_settings().batch_buckets == (1, 4, 8)
+    monkeypatch.setenv("HAR_MAX_BATCH_SIZE", "8")
     for text in ("8,4", "1,4", "0,8", "4,4,8", "1,16"):
         monkeypatch.setenv("HAR_BATCH_BUCKETS", text)
         with pytest.raises(SettingsError, match=r"HAR_BATCH_BUCKETS .*HAR_MAX_BATCH_SIZE \(8\)"):

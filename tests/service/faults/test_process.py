@@ -69,7 +69,9 @@ def test_f69_what_is_under_way_is_finished_what_comes_late_is_503(
 def test_f69_a_burst_in_the_midst_of_its_batches_loses_nobody(launch, red_clip) -> None:
     head = request_head(Content_Type="video/mp4", Content_Length=str(len(red_clip)))
     with (
-        launch(HAR_SHUTDOWN_GRACE_S=3600, HAR_UPLOAD_IDLE_TIMEOUT_S=60) as service,
+        launch(
+            HAR_SHUTDOWN_GRACE_S=3600, HAR_UPLOAD_IDLE_TIMEOUT_S=60, HAR_MAX_BATCH_SIZE=8
+        ) as service,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(service.connect()) for _ in range(24)]
