@@ -50,8 +50,13 @@ from training.learning.workers import Workers, WorkersError, join_workers
 from training.locking import locked
 from training.networks.efficientnet import WeightsError
 from training.networks.models import MODELS
-from training.networks.recipes import RECIPES
-from training.options import FitConfig, check_arguments, parse_arguments, read_clip_spec
+from training.options import (
+    FitConfig,
+    check_arguments,
+    parse_arguments,
+    read_clip_spec,
+    read_phases,
+)
 from training.report import write_report
 from training.results.measure import measure_run, measured_parts
 from training.results.parts import PARTS, answer
@@ -179,7 +184,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     spec = read_clip_spec(arguments)
     workers = join_workers()
     held.enter_context(workers.watched())
-    recipe = RECIPES[arguments.model]
+    phases = read_phases(arguments)
     augmentation = read_augmentation(arguments)
     training_spec = augmentation.training_spec(spec)
     index = index_clips(arguments.data, classes=arguments.classes, groups=arguments.groups)
@@ -233,7 +238,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
             build_network(config),
             examples,
             config,
-            recipe.phases,
+            phases,
             run.path,
             workers=workers,
         )

@@ -15,7 +15,7 @@ from training.data.index import OptionError
 from training.data.splits import PROTOCOLS, check_protocol
 from training.learning.augment import add_augmentation_arguments, read_augmentation
 from training.learning.pace import MONITORS, SCHEDULES
-from training.networks.recipes import RECIPES
+from training.networks.recipes import RECIPES, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class FitConfig:
                 "classes": tuple(classes),
                 "clip_spec": read_clip_spec(arguments).to_dict(),
                 "augmentation": asdict(read_augmentation(arguments)),
-                "phases": tuple(phase.to_dict() for phase in RECIPES[arguments.model].phases),
+                "phases": tuple(phase.to_dict() for phase in read_phases(arguments)),
                 "git_commit": commit,
             }
         )
@@ -151,6 +151,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     fit = parser.add_argument_group("training")
     fit.add_argument(
         "--epochs", metavar="N", type=int, default=400, help="at most so many, over all phases"
+    )
+    frozen, tuned = RECIPES["lrcn-efficientnet"].phases
+    fit.add_argument(
+        "--frozen-epochs",
+        metavar="N",
+        type=int,
+        help="with a pretrained encoder: epochs before any of it is trained "
+        f"(default: {frozen.epochs})",
+    )
+    fit.add_argument(
+        "--tuned-blocks",
+        metavar="N",
+        type=int,
+        help="with a pretrained encoder: so many of its last blocks are trained then "
+        f"(default: {tuned.encoder_blocks})",
     )
     fit.add_argument("--batch-size", metavar="N", type=int, default=16, help="clips a step")
     fit.add_argument(
@@ -253,6 +268,17 @@ def read_clip_spec(arguments: argparse.Namespace) -> ClipSpec:
         )
     except SpecError as error:
         raise OptionError(f"--{str(error).removeprefix('clip_spec.')}") from error
+
+
+def read_phases(arguments: argparse.Namespace) -> tuple[Phase, ...]:
+    """The phases that the command line asks for; the network's own where it names none.
+
+    Raises:
+        OptionError: they cannot be.
+    """
+    return RECIPES[arguments.model].phases_with(
+        frozen_epochs=arguments.frozen_epochs, tuned_blocks=arguments.tuned_blocks
+    )
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

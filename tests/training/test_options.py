@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from training.fit import main
+from training.options import FitConfig, parse_arguments
 
 
 def refuse(capsys, dataset, out, *options):
@@ -22,6 +23,17 @@ def refuse(capsys, dataset, out, *options):
     return said.err
 
 
+def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
+    line = ["--data", str(tmp_path), "--out", str(tmp_path), "--model", "lrcn-efficientnet"]
+    chosen = parse_arguments([*line, "--frozen-epochs", "2", "--tuned-blocks", "5"])
+    phases = FitConfig.of_arguments(chosen, ("a", "b"), "commit").phases
+    assert [phase["epochs"] for phase in phases] == [2, None]
+    assert [phase["encoder_blocks"] for phase in phases] == [0, 5]
+    usual = FitConfig.of_arguments(parse_arguments(line), ("a", "b"), "commit").phases
+    assert [phase["epochs"] for phase in usual] == [8, None]
+    assert [phase["encoder_blocks"] for phase in usual] == [0, 3]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -34,6 +46,12 @@ def refuse(capsys, dataset, out, *options):
         (("--model", "lrcn-efficientnet", "--height", "100"), "multiples of 32, not 100x192"),
         (("--epochs", "0"), "--epochs must be"),
         (("--batch-size", "0"), "--batch-size must be"),
+        (("--frozen-epochs", "2"), "--frozen-epochs and --tuned-blocks are for a network with"),
+        (("--model", "lrcn-efficientnet", "--frozen-epochs", "0"), "--frozen-epochs must be"),
+        (
+            ("--model", "lrcn-efficientnet", "--tuned-blocks", "17"),
+            "--tuned-blocks must be 1 to 16",
+        ),
         (("--learning-rate", "0"), "--learning-rate must be"),
         (("--learning-rate", "nan"), "--learning-rate must be"),
         (("--patience", "0"), "--patience must be"),

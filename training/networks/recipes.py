@@ -8,11 +8,12 @@ rate. A phase begins with the best weights so far and with a new optimizer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from training.networks.efficientnet import set_trainable_blocks
+from training.data.index import OptionError
+from training.networks.efficientnet import BLOCKS, set_trainable_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,34 @@ class Recipe:
     height: int = 64
     width: int = 64
     phases: tuple[Phase, ...] = (Phase("all"),)
+
+    def phases_with(
+        self, *, frozen_epochs: int | None = None, tuned_blocks: int | None = None
+    ) -> tuple[Phase, ...]:
+        """The phases, with other values than the recipe's where some are named.
+
+        Args:
+            frozen_epochs: of the phase that trains no block of the pretrained encoder, 1 or more.
+            tuned_blocks: the last blocks that the phase after it trains, 1 to BLOCKS.
+
+        Raises:
+            OptionError: the network has no such phases, or a value cannot be.
+        """
+        if frozen_epochs is None and tuned_blocks is None:
+            return self.phases
+        if len(self.phases) == 1:
+            raise OptionError(
+                "--frozen-epochs and --tuned-blocks are for a network with a pretrained encoder"
+            )
+        if frozen_epochs is not None and frozen_epochs < 1:
+            raise OptionError("--frozen-epochs must be at least 1")
+        if tuned_blocks is not None and not 1 <= tuned_blocks <= BLOCKS:
+            raise OptionError(f"--tuned-blocks must be 1 to {BLOCKS}")
+        frozen, tuned = self.phases
+        return (
+            replace(frozen, epochs=frozen_epochs or frozen.epochs),
+            replace(tuned, encoder_blocks=tuned_blocks or tuned.encoder_blocks),
+        )
 
 
 #: By the names of training.networks.models.MODELS.
