@@ -59,6 +59,7 @@ def service_with(
         "DECODERS": 1,
         "INTRA_OP_THREADS": 1,
         "MAX_BATCH_SIZE": max_batch_size,
+        "MAX_VERSIONS": 1,
         "LOG_LEVEL": "warning",
     }
     with running_service(settings, folder / "log") as service:
@@ -170,7 +171,8 @@ def main() -> None:
         f"{load_before:.1f} before. Small clips are 5 s of 320x240 H.264 with moving noise,",
         f"{len(clips['320x240']) / 1000:.0f} KB; large ones 10 s of 1080p H.264,",
         f"{len(clips['1080p']) / 1e6:.1f} MB. One decoder, one thread. Memory is Pss, what",
-        "processes share divided among them, but for the peak, which is the resident set.",
+        "processes share divided among them, but for the peak, which is the resident set. Of each",
+        "model the newest version.",
     ]
     in_batches = f"The network alone, one clip of a batch of {BATCH}: {', '.join(batches)}."
     write_report(
