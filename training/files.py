@@ -65,14 +65,12 @@ def write_text(path: Path, text: str) -> None:
 
 def sweep(folder: Path, *, age_s: float = ABANDONED_S) -> None:
     """Remove what killed writers left in a folder so many seconds ago or before."""
-    # Older versions of this code ended the names of parts so.
-    for pattern in ("part.*", "*.part"):
-        for part in folder.glob(pattern):
-            try:
-                if time.time() - part.stat().st_mtime >= age_s:
-                    part.unlink()
-            except FileNotFoundError:  # another's, just finished
-                continue
+    for part in folder.glob("part.*"):
+        try:
+            if time.time() - part.stat().st_mtime >= age_s:
+                part.unlink()
+        except FileNotFoundError:  # another's, just finished
+            continue
 
 
 def _flush_folder(folder: Path) -> None:
