@@ -62,6 +62,7 @@ def compare_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
         raise DataError("a run is named twice")
     runs = [RunDirectory.open(path) for path in paths]
     rows = [_row(run) for run in runs]  # all of them, before the costly part
+    _warn_of_differences(runs, rows)
     graphs = {}
     for run, row in zip(runs, rows, strict=True):
         model = run.load_model()
@@ -96,11 +97,27 @@ def _row(run: RunDirectory) -> dict[str, Any]:
     return row
 
 
+def _warn_of_differences(runs: Sequence[RunDirectory], rows: Sequence[dict[str, Any]]) -> None:
+    """Say in the rows' warnings which figures do not compare with those above them."""
+    classes = [run.read_json("config.json")["classes"] for run in runs]
+    tested: dict[str, set[str]] = {}
+    for run, row, labels in zip(runs, rows, classes, strict=True):
+        clips = set(run.read_split("test", "path"))
+        first = tested.setdefault(row["split"], clips)
+        if labels != classes[0]:
+            row["warnings"].append("its classes are not those of the first run")
+        elif clips != first:
+            row["warnings"].append(
+                f"its test clips are not those of the first run with the split {row['split']}"
+            )
+
+
 def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> str:
     """The Markdown of a comparison by the figures of one part, "test" or "validation"."""
     header = (
-        *("run", "model", "input", "split", f"{part} accuracy", "95 % interval", "precision"),
-        *("parameters", "CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
+        *("run", "model", "input", "data", "split"),
+        *(f"{part} accuracy", "95 % interval", "precision", "parameters"),
+        *("CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
         "clips (train, validation, test)",
     )
     lines = table(
@@ -109,6 +126,7 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
             (
                 *(Path(row["run"]).name, row["model"]),
                 f"{row['frames']}×{row['width']}×{row['height']}",
+                f"{row['dataset']}, {row['classes']} classes",
                 *(row["split"], percent(row[f"{part}_accuracy"])),
                 *(interval(row[f"{part}_interval"]), percent(row[f"{part}_precision"])),
                 f"{row['parameters']:,}",

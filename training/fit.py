@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
-from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips
+from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips, entry_digest
 from training.data.index import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
 from training.data.splits import Split, split_clips
 from training.export import check_publishable, publish_run
@@ -63,7 +63,7 @@ from training.results.parts import PARTS, answer
 from training.results.published import find_published
 from training.results.speed import describe_machine
 from training.results.tables import summarise
-from training.run import RunDirectory, current_commit
+from training.run import RunDirectory, current_commit, default_cache
 
 #: What ends a run with a message instead of a traceback.
 FAILURES = (
@@ -195,7 +195,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         run.check_begin(asdict(config), resume=arguments.resume)
 
     build_network(config)  # what it cannot take is known now, not after the decoding
-    cache = arguments.cache or arguments.out.parent / "cache"
+    cache = arguments.cache or default_cache(arguments.out)
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
     split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
@@ -209,7 +209,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
         run.write_json("data.json", usable.record(warnings))
-        run.write_split(split)
+        run.write_split(split, {clip: entry_digest(at) for clip, at in usable.entries.items()})
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")

@@ -30,9 +30,12 @@ def locked(folder: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise DataError(f"{folder} is in use: {holder} trains there") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()}\n")
+            file.flush()
+        except OSError as error:  # an open file's does not tell its name
+            raise OSError(error.errno, error.strerror, str(folder / LOCK_FILE)) from error
         yield
 
 

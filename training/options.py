@@ -65,8 +65,8 @@ class FitConfig:
             **{
                 **taken,
                 # Not the whole path: a run says what it was, not where.
-                "data": arguments.data.name,
-                "dataset": arguments.dataset or arguments.data.name,
+                "data": arguments.data.resolve().name,
+                "dataset": arguments.dataset or arguments.data.resolve().name,
                 "groups": arguments.groups.name if arguments.groups else None,
                 "split_file": arguments.split_file.name if arguments.split_file else None,
                 "classes": tuple(classes),
@@ -91,6 +91,14 @@ class FitConfig:
             (
                 0 <= self.warmup_epochs < self.epochs,
                 "--warmup-epochs must be at least 0 and less than --epochs",
+            ),
+            (
+                self.epochs > sum(phase["epochs"] or 0 for phase in self.phases),
+                "--epochs must be more than --frozen-epochs, or nothing is tuned",
+            ),
+            (
+                all(self.warmup_epochs < (phase["epochs"] or self.epochs) for phase in self.phases),
+                "--warmup-epochs must be less than the epochs of each phase",
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
             (self.weight_decay >= 0, "--weight-decay must be at least 0"),
@@ -291,6 +299,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     _check_writable("--out", arguments.out)
     if arguments.cache:
         _check_writable("--cache", arguments.cache)
+        if arguments.cache.resolve().is_relative_to(arguments.out.resolve()):
+            raise OptionError("--cache: choose a folder that is not in that of the run, --out")
     if arguments.publish:
         if not arguments.test:
             raise OptionError("--publish compares on the test clips: it does not go with --no-test")

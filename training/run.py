@@ -16,7 +16,7 @@ import keras
 import training.networks.efficientnet
 import training.networks.layers  # noqa: F401  the classes of both register themselves with Keras
 from clip import ClipSpec, SpecError
-from training.data.index import DataError, OptionError
+from training.data.index import Clip, DataError, OptionError
 from training.data.splits import Split
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
@@ -25,6 +25,7 @@ from training.options import FitConfig
 CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.tsv"
 MODEL_FILE = "model.keras"
+_SPLIT_COLUMNS = ("path", "class", "group", "part", "sha256")
 
 
 def current_commit() -> str:
@@ -55,6 +56,11 @@ def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, An
         return known
     completed = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
     return {**known, "phases": completed}
+
+
+def default_cache(path: Path) -> Path:
+    """Where the decoded clips of a run are, unless it is told otherwise."""
+    return path.resolve().parent / "cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,28 +188,37 @@ class RunDirectory:
                 f"{self.path} cannot be resumed, its {name} would be another:\n" + "\n".join(lines)
             )
 
-    def write_split(self, split: Split) -> None:
+    def write_split(self, split: Split, digests: Mapping[Clip, str]) -> None:
         """Write split.tsv, which clip is in which part, or hold a resumed run to the one there is.
 
+        Args:
+            split: the parts; no name in them has a control character.
+            digests: the sha256 of each clip's file, as far as it is known.
+
         Raises:
-            OptionError: the run was begun with another split; the message shows what is different.
+            OptionError: the run was begun with another split, or with other files under these
+                names; the message shows what is different.
         """
         rows = [
-            f"{clip.path}\t{clip.label}\t{clip.group}\t{name}\n"
+            "\t".join((clip.path, clip.label, clip.group, name, digests.get(clip, ""))) + "\n"
             for name, part in split.parts.items()
             for clip in part
         ]
-        text = "path\tclass\tgroup\tpart\n" + "".join(rows)
+        text = "\t".join(_SPLIT_COLUMNS) + "\n" + "".join(rows)
         if (self.path / SPLIT_FILE).exists():
-            self._refuse_difference(SPLIT_FILE, (self.path / SPLIT_FILE).read_text(), text)
+            begun = (self.path / SPLIT_FILE).read_text(encoding="utf-8")
+            self._refuse_difference(SPLIT_FILE, begun, text)
         else:
             self.write_text(SPLIT_FILE, text)
 
     def read_split(self, part: str, column: str) -> list[str]:
-        """One column (path, class or group) of the clips in one part of the split."""
-        with (self.path / SPLIT_FILE).open(newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t")
-            return [row[column] for row in rows if row["part"] == part]
+        """One column (path, class, group or sha256) of the clips in one part of the split.
+
+        The sha256 is empty where it was not known.
+        """
+        with (self.path / SPLIT_FILE).open(newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            return [row.get(column) or "" for row in rows if row["part"] == part]
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StudyError, DataError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print((own.out / "study.md").read_text())
+    print((own.out / "study.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -47,7 +47,7 @@ def make_run(dataset: Path, path: Path, *, split: str = "group", frames: int = 2
             "git_commit": "unknown",
         },
     )
-    run.write_split(parts)
+    run.write_split(parts, {})
     run.write_text("history.csv", HISTORY)
     keras.utils.set_random_seed(3)
     model = build_lrcn(len(index.classes), frames)

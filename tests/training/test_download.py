@@ -86,6 +86,25 @@ def test_a_damaged_archive_is_said_in_words(write, tmp_path):
     assert read_tree(tmp_path / "out") == {}
 
 
+@pytest.mark.parametrize(
+    ("offset", "content", "message"),
+    [
+        (6, b"\x01", "is encrypted"),  # the flags
+        (8, b"\x63", "cannot be unpacked here"),  # the method of compression
+    ],
+)
+def test_a_zip_that_python_cannot_unpack_is_said_in_words(offset, content, message, tmp_path):
+    archive = write_zip(tmp_path / "archive.zip", {"A/one.avi": b"x" * 100})
+    changed = bytearray(archive.read_bytes())
+    entry = changed.index(b"PK\x01\x02")  # the directory's has two more bytes before them
+    for start in (offset, entry + offset + 2):
+        changed[start : start + 1] = content
+    archive.write_bytes(changed)
+    with pytest.raises(UnpackError, match=message):
+        unpack(archive, tmp_path / "out")
+    assert read_tree(tmp_path / "out") == {}
+
+
 def test_a_cut_off_archive_is_said_in_words(tmp_path):
     archive = write_rar(tmp_path / "archive.rar", MEMBERS)
     archive.write_bytes(archive.read_bytes()[:4000])

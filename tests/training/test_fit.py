@@ -17,6 +17,7 @@ from clip.manifest import METADATA_KEY
 from training.data.index import index_clips
 from training.fit import main
 from training.graphs.convert import ExportError, to_onnx
+from training.locking import locked
 from training.run import RunDirectory
 
 FRAMES = 3
@@ -209,6 +210,28 @@ def test_t7_a_second_fit_in_the_same_directory_refuses(finished, dataset, capsys
     assert fit(dataset, run) == 2
     assert "already holds a run" in capsys.readouterr().err
     assert (run / "metrics.json").read_bytes() == before
+
+
+def test_t7_a_run_that_another_process_trains_is_not_resumed(finished, dataset, tmp_path, capsys):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    with locked(run):  # the kernel's lock is of the open file: it holds within a process too
+        assert fit(dataset, run, "--resume", "--cache", str(finished[0].parent / "cache")) == 1
+    assert f"in use: process {os.getpid()} trains there" in capsys.readouterr().err
+
+
+def test_t5_a_file_that_was_exchanged_under_its_name_is_noticed(
+    finished, dataset, tmp_path, capsys
+):
+    run = RunDirectory.open(shutil.copytree(finished[0], tmp_path / "run"))
+    # A run knows the name of its data folder.
+    data = shutil.copytree(dataset, tmp_path / dataset.name)
+    path = run.read_split("test", "path")[0]
+    with (data / path).open("ab") as file:
+        file.write(b"\0")
+    assert fit(data, run.path, "--resume") == 2
+    assert "its split.tsv would be another" in capsys.readouterr().err
+    assert training.export.main([str(run.path), "--data", str(data)]) == 1
+    assert f"1 files in {data} are not those that the run had, as {path}" in capsys.readouterr().err
 
 
 def test_t4_bad_files_end_the_run_before_it_begins(tmp_path, capsys):

@@ -46,6 +46,11 @@ def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
         (("--model", "lrcn-efficientnet", "--height", "100"), "multiples of 32, not 100x192"),
         (("--epochs", "0"), "--epochs must be"),
         (("--batch-size", "0"), "--batch-size must be"),
+        (("--model", "lrcn-efficientnet", "--epochs", "8"), "more than --frozen-epochs"),
+        (
+            ("--model", "lrcn-efficientnet", "--epochs", "12", "--warmup-epochs", "8"),
+            "less than the epochs of each phase",
+        ),
         (("--frozen-epochs", "2"), "--frozen-epochs and --tuned-blocks are for a network with"),
         (("--model", "lrcn-efficientnet", "--frozen-epochs", "0"), "--frozen-epochs must be"),
         (
@@ -163,3 +168,28 @@ def test_too_few_test_clips_to_publish_are_known_before_the_training(dataset, tm
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 1
     assert "publishing wants 8 test clips or more" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_within_the_run_is_refused(dataset, tmp_path, capsys):
+    options = ("--cache", str(tmp_path / "run/cache"))
+    line = ["--data", str(dataset), "--model", "lrcn", "--out", str(tmp_path / "run"), *options]
+    assert main(line) == 2
+    assert "--cache: choose a folder that is not in that of the run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_in_the_current_folder_has_its_cache_beside_it(dataset, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    options = ("--frames", "2", "--epochs", "1", "--batch-size", "16", "--no-augment")
+    size = ("--height", "16", "--width", "16")
+    assert main(["--data", str(dataset), "--model", "lrcn", "--out", ".", *options, *size]) == 0
+    assert (tmp_path / "cache").is_dir()
+    assert (tmp_path / "run/report.md").exists()
+
+
+def test_a_data_folder_named_by_a_dot_gives_the_data_set_its_name(tmp_path, monkeypatch):
+    (tmp_path / "Birds").mkdir()
+    monkeypatch.chdir(tmp_path / "Birds")
+    chosen = parse_arguments(["--data", ".", "--out", "../run", "--model", "lrcn"])
+    assert FitConfig.of_arguments(chosen, ("a", "b"), "commit").dataset == "Birds"

@@ -35,9 +35,18 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
 def test_the_split_comes_back(tmp_path):
     run = RunDirectory.create(tmp_path)
     clips = [Clip(f"A/{i}.avi", "A", f"A_g{i}") for i in range(4)]
-    run.write_split(Split(tuple(clips[:2]), (clips[2],), (clips[3],)))
+    run.write_split(Split(tuple(clips[:2]), (clips[2],), (clips[3],)), {})
     assert run.read_split("train", "path") == ["A/0.avi", "A/1.avi"]
     assert run.read_split("test", "group") == ["A_g3"]
+
+
+def test_names_in_the_split_come_back_whatever_they_hold(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    clip = Clip('"A" é/"1.avi', '"A" é', '"g"')
+    run.write_split(Split((), (), (clip,)), {clip: "0f"})
+    assert run.read_split("test", "path") == [clip.path]
+    assert run.read_split("test", "group") == [clip.group]
+    assert run.read_split("test", "sha256") == ["0f"]
 
 
 def test_a_saved_model_answers_as_before(tmp_path):

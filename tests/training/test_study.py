@@ -18,7 +18,7 @@ def study(dataset, out, *extra, frames=FRAMES):
     )
 
 
-def refuse(run, split):
+def refuse(run, split, digests):
     raise OSError(28, "No space left on device", str(run.path))
 
 

@@ -113,6 +113,11 @@ def decode_clips(index: ClipIndex, spec: ClipSpec, cache: Path) -> Mapping[Clip,
     return {clip: done.entry for clip, done in decoded.items() if done.entry}
 
 
+def entry_digest(entry: Path) -> str:
+    """The sha256 of the video that a cache entry was decoded from."""
+    return entry.stem
+
+
 class StoredClips(Sequence[npt.NDArray[np.uint8]]):
     """Cache entries as a sequence of tensors, uint8 (frames, height, width, 3), read when asked.
 

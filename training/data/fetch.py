@@ -16,7 +16,7 @@ import shutil
 import socket
 import ssl
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -121,6 +121,9 @@ def _go_on(url: str, part: Path, context: ssl.SSLContext | None) -> None:
                 _forget(part)
                 raise DownloadError(f"{url} sends another range than was asked for: try once more")
             done = 0  # it ignores ranges, or has a new version: from the beginning
+        if known and done and not version.validator:
+            # An answer with a part need not repeat it (RFC 9110, 15.3.7).
+            version = replace(version, validator=known.validator)
         _check_room(part, version.total, done)
         _version_file(part).write_text(json.dumps(asdict(version)), encoding="utf-8")
         _append(response, part, done, version)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,13 @@ _VIDEO_SUFFIXES = frozenset(
     {".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4"}
     | {".mpeg", ".mpg", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )
+
+
+_REASONS = {
+    "missing": "The link leads nowhere.",
+    # A run keeps its clips' names in tables of UTF-8.
+    "misnamed": "Its name has control characters or is not UTF-8: rename it.",
+}
 
 
 class DataError(ValueError):
@@ -148,14 +156,7 @@ def index_clips(
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    # What begins with a dot or an underscore is not a class but somebody's cache or archive litter.
-    found = tuple(
-        sorted(
-            entry.name
-            for entry in folder.iterdir()
-            if entry.is_dir() and not entry.name.startswith((".", "_"))
-        )
-    )
+    found = _find_classes(folder)
     warnings: list[str] = []
     chosen = tuple(classes) if classes else _default_classes(folder, found, warnings)
     if len(set(chosen)) < len(chosen):
@@ -175,14 +176,14 @@ def index_clips(
             elif kind == "ignored":
                 ignored.append(path)
             else:
-                missing.append(BadFile(path, "The link leads nowhere."))
+                missing.append(BadFile(path, _REASONS[kind]))
     empty = [str(folder / label) for label, files in paths.items() if not files]
     if empty:
         raise DataError(
             f"no video in {', '.join(empty)}: an empty class folder holds no video to learn from; "
             "choose the others with --classes"
         )
-    table = dict(read_table(groups, "path", "source_group")) if groups else None
+    table = _read_groups(groups) if groups else None
     if table is not None:
         missing += _rows_without_file(table, paths, missing)
     clips = _grouped(paths, table, groups)
@@ -204,13 +205,26 @@ def read_table(table: Path, key: str, value: str) -> list[tuple[str, str]]:
         OSError: it cannot be read.
     """
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets put a byte order mark before the first column's name.
+        with table.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, delimiter="\t")
             if not {key, value} <= set(rows.fieldnames or ()):
                 raise DataError(f"{table} must have the tab-separated columns {key} and {value}")
-            return [(row[key], row[value] or "") for row in rows]
+            pairs = [(row[key] or "", row[value] or "") for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table} is no table of tab-separated text: {error}") from error
+    for pair in pairs:
+        if _has_control_characters("".join(pair)):
+            raise DataError(f"{table} has a cell with control characters: {pair}")
+    return pairs
+
+
+def _read_groups(table: Path) -> dict[str, str]:
+    groups: dict[str, str] = {}
+    for path, group in read_table(table, "path", "source_group"):
+        if groups.setdefault(path, group) != group:
+            raise DataError(f"{table} has {path} in two groups: {groups[path]} and {group}")
+    return groups
 
 
 def find_duplicates(digests: Mapping[Clip, str]) -> list[BadFile]:
@@ -238,6 +252,19 @@ def find_duplicates(digests: Mapping[Clip, str]) -> list[BadFile]:
     return bad
 
 
+def _find_classes(folder: Path) -> tuple[str, ...]:
+    # What begins with a dot or an underscore is not a class but somebody's cache or archive litter.
+    found = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith((".", "_"))
+    )
+    for name in found:
+        if _has_control_characters(name):
+            raise DataError(f"{folder} has a folder {_readable(name)}: {_REASONS['misnamed']}")
+    return tuple(found)
+
+
 def _default_classes(folder: Path, found: tuple[str, ...], warnings: list[str]) -> tuple[str, ...]:
     if not set(PAPER_CLASSES) <= set(found):
         return found
@@ -250,17 +277,33 @@ def _default_classes(folder: Path, found: tuple[str, ...], warnings: list[str]) 
 
 
 def _look_through(folder: Path, label: str) -> Iterator[tuple[str, str]]:
-    """Each (path below the data folder, "clip", "ignored" or "missing") of a class folder."""
+    """Each (path below the data folder, a word of `_REASONS`, "clip" or "ignored") of a class."""
     for entry in sorted((folder / label).iterdir()):
         if entry.name.startswith("."):
             continue
         path = f"{label}/{entry.name}"
-        if entry.is_symlink() and not entry.exists():
+        if _has_control_characters(entry.name):
+            yield _readable(path), "misnamed"
+        elif entry.is_symlink() and not entry.exists():
             yield path, "missing"
         elif entry.is_file() and (entry.suffix.lower() in _VIDEO_SUFFIXES or _is_video(entry)):
             yield path, "clip"
         else:
             yield path, "ignored"
+
+
+def _has_control_characters(name: str) -> bool:
+    # "Cs": what Python makes of bytes that are not UTF-8.
+    return any(unicodedata.category(character) in {"Cc", "Cs"} for character in name)
+
+
+def _readable(name: str) -> str:
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if _has_control_characters(character)
+        else character
+        for character in name
+    )
 
 
 def _is_video(file: Path) -> bool:

@@ -21,6 +21,7 @@ from training.files import replacing
 from training.progress import Progress
 
 _PROGRAMS = "unrar, unar, 7z or bsdtar"
+_ZIP_ENCRYPTED = 0x1
 
 Archive: TypeAlias = "rarfile.RarFile | zipfile.ZipFile"
 Member: TypeAlias = "rarfile.RarInfo | zipfile.ZipInfo"
@@ -67,6 +68,8 @@ def unpack(archive: Path, folder: Path) -> int:
                     if not target.exists() or target.stat().st_size != member.file_size:
                         _extract(opened, member, target)
                     progress.advance(1)
+    except NotImplementedError as error:  # a method of compression that zipfile does not know
+        raise UnpackError(f"{archive} cannot be unpacked here: {error}") from error
     except (rarfile.Error, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UnpackError(
             f"{archive} is damaged or cut off ({error}): remove it and fetch it anew"
@@ -86,6 +89,8 @@ def _opened(archive: Path) -> Archive:
 
 def _check(archive: Path, opened: Archive, members: Sequence[Member]) -> None:
     if isinstance(opened, zipfile.ZipFile):
+        if any(member.flag_bits & _ZIP_ENCRYPTED for member in members):
+            raise UnpackError(f"{archive} is encrypted")
         return
     if opened.needs_password():
         raise UnpackError(f"{archive} is encrypted")

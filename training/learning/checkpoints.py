@@ -72,7 +72,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def name_last(folder: Path) -> str | None:
     """The name of the newest checkpoint; None if none was finished."""
     try:
-        return (folder / POINTER).read_text()
+        return (folder / POINTER).read_text().strip()
     except FileNotFoundError:
         return None
 

@@ -207,9 +207,11 @@ def train(
             averaged = AveragedWeights() if config.ema is not None else None
             if averaged:
                 callbacks.append(averaged)
-            if workers.is_chief:
-                callbacks.append(_ScalarLog(folder / "tensorboard"))
             keep = folder if workers.is_chief else None
+            callbacks.append(_Bookkeeping(pace, training, keep, averaged))
+            if workers.is_chief:
+                # After the checkpoint: a log that cannot be written must not cost an epoch.
+                callbacks.append(_ScalarLog(folder / "tensorboard"))
             model.fit(
                 batches,
                 # The batches have an order of their own; Keras would draw another for them from
@@ -218,7 +220,7 @@ def train(
                 validation_data=validation,
                 initial_epoch=training.epoch,
                 epochs=training.first_epoch + epochs,
-                callbacks=[*callbacks, _Bookkeeping(pace, training, keep, averaged)],
+                callbacks=callbacks,
                 verbose=2,
             )
         model.set_weights(training.best_weights)
@@ -305,22 +307,33 @@ class _ScalarLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
         self._folder = folder
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        self._writers = {
-            name: tf.summary.create_file_writer(str(self._folder / name))
-            for name in ("train", "validation")
-        }
+        with self._telling_where():
+            self._writers = {
+                name: tf.summary.create_file_writer(str(self._folder / name))
+                for name in ("train", "validation")
+            }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        for name, value in logs.items():
-            writer = self._writers["validation" if name.startswith("val_") else "train"]
-            with writer.as_default(step=epoch + 1):
-                tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value)
-        for writer in self._writers.values():
-            writer.flush()
+        with self._telling_where():
+            for name, value in logs.items():
+                writer = self._writers["validation" if name.startswith("val_") else "train"]
+                with writer.as_default(step=epoch + 1):
+                    tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value)
+            for writer in self._writers.values():
+                writer.flush()
 
     def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        with self._telling_where():
+            for writer in self._writers.values():
+                writer.close()
+
+    @contextmanager
+    def _telling_where(self) -> Iterator[None]:
+        """TensorFlow has errors of its own for what a file system refuses."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(f"{self._folder} cannot be written: {error.message}") from error
 
 
 class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types

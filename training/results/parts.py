@@ -12,11 +12,11 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from training.data.cache import StoredClips, decode_clips
-from training.data.index import index_clips
+from training.data.cache import StoredClips, decode_clips, entry_digest
+from training.data.index import DataError, index_clips
 from training.learning.batches import OrderedBatches
 from training.results.evaluate import Probabilities
-from training.run import RunDirectory
+from training.run import RunDirectory, default_cache
 
 PARTS = ("validation", "test")
 
@@ -33,12 +33,23 @@ def read_part(
         cache: decoded clips; if None, cache/ beside the run.
 
     Raises:
-        DataError: the data set lacks clips, or they cannot be decoded.
+        DataError: the data set lacks clips, they cannot be decoded, or other files have their
+            names now.
         OSError: the cache cannot be written; it names the file.
     """
     config = run.read_json("config.json")
     index = index_clips(data, classes=config["classes"]).select(run.read_split(part, "path"))
-    entries = decode_clips(index, run.read_clip_spec(), cache or run.path.parent / "cache")
+    entries = decode_clips(index, run.read_clip_spec(), cache or default_cache(run.path))
+    trained = run.read_split(part, "sha256")
+    changed = [
+        clip.path
+        for clip, digest in zip(index.clips, trained, strict=True)
+        if digest and digest != entry_digest(entries[clip])
+    ]
+    if changed:
+        raise DataError(
+            f"{len(changed)} files in {data} are not those that the run had, as {changed[0]}"
+        )
     return StoredClips(entries, index.clips)
 
 

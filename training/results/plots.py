@@ -13,6 +13,8 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from training.files import replacing
+
 CURVES = (("loss", "Loss (cross-entropy)"), ("accuracy", "Accuracy"))
 TRAINING, VALIDATION = "tab:blue", "tab:orange"
 #: A rate that falls below this share from one epoch to the next has dropped; schedules glide.
@@ -199,7 +201,8 @@ def _contact_sheet(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=110, bbox_inches="tight", pad_inches=0.12)
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=110, bbox_inches="tight", pad_inches=0.12)
 
 
 def plot_study(points: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:

@@ -86,7 +86,7 @@ def write_predictions(
 
 def read_predictions(run: RunDirectory, classes: Sequence[str]) -> dict[str, Predictions]:
     """Read predictions.tsv: the predictions of each part that was written."""
-    with (run.path / FILE).open(newline="") as file:
+    with (run.path / FILE).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     return {
         part: _parse([row for row in rows if row["part"] == part], classes)

@@ -71,7 +71,7 @@ def ungrouped(untrained_run, tmp_path):
     """A run as an older version left it: nothing tells its groups, and nobody was warned."""
     run = RunDirectory.open(shutil.copytree(untrained_run.path, tmp_path / "ungrouped"))
     rows = [line.split("\t") for line in (run.path / "split.tsv").read_text().splitlines()]
-    own = ["\t".join([path, label, path, part]) for path, label, _, part in rows[1:]]
+    own = ["\t".join([path, label, path, *rest]) for path, label, _, *rest in rows[1:]]
     run.write_text("split.tsv", "\n".join(["\t".join(rows[0]), *own]) + "\n")
     return run
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from tests.drawing import Drawing
@@ -64,11 +66,38 @@ def test_a_table_tells_the_groups(tmp_path):
     ]
 
 
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path):
+    make_dataset(tmp_path / "data", ["A/one.mp4", "B/two.mp4"])
+    table = tmp_path / "groups.tsv"
+    table.write_text("path\tsource_group\nA/one.mp4\ts1\nB/two.mp4\ts2\n", encoding="utf-8-sig")
+    assert {clip.group for clip in index_clips(tmp_path / "data", groups=table).clips} == {
+        "s1",
+        "s2",
+    }
+
+
+@pytest.mark.parametrize("name", ["tab\t.mp4", "line\n.mp4", os.fsdecode(b"caf\xe9.mp4")])
+def test_t4_a_name_that_no_table_can_hold_is_listed_as_bad(name, tmp_path):
+    make_dataset(tmp_path, ["A/one.mp4", "B/two.mp4", f"B/{name}"])
+    (bad,) = index_clips(tmp_path).missing
+    assert bad.path.encode("ascii")
+    assert "rename it" in bad.reason
+    make_dataset(tmp_path, [f"{name}/three.mp4"])
+    with pytest.raises(DataError, match="rename it"):
+        index_clips(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("path\tsource_group\nA/one.mp4\ts1\n", r"no row for 1 clips:\n  B/two\.mp4"),
         ("file\tgroup\n", "columns path and source_group"),
+        (
+            "path\tsource_group\nA/one.mp4\ts1\nB/two.mp4\ts2\nA/one.mp4\ts2\n",
+            "A/one.mp4 in two groups: s1 and s2",
+        ),
+        ("source_group\tpath\ns1\n", "no row for 2 clips"),
+        ('path\tsource_group\nA/one.mp4\t"s\t1"\n', "a cell with control characters"),
     ],
 )
 def test_a_table_that_does_not_fit_is_an_error(text, message, tmp_path):

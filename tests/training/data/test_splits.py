@@ -94,7 +94,7 @@ def test_every_protocol_has_a_name():
 def test_a_runs_own_table_gives_its_split_again(tmp_path):
     index = make_index()
     split = split_clips(index, protocol="group", seed=3)
-    RunDirectory.create(tmp_path).write_split(split)
+    RunDirectory.create(tmp_path).write_split(split, {})
     again = split_clips(index, protocol="file", seed=9, table=tmp_path / "split.tsv")
     assert again == split
 

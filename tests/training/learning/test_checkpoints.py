@@ -60,6 +60,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         read_last(tmp_path)
 
 
+def test_an_older_checkpoint_can_be_named_by_hand(tmp_path):
+    for epoch in (1, 2):
+        write_checkpoint(tmp_path, make_checkpoint(epoch))
+    (tmp_path / "LAST").write_text("epoch-00001.npz\n")  # as an editor or echo leaves it
+    assert read_last(tmp_path).epoch == 1
+
+
 def test_t1_killed_at_any_moment_the_last_checkpoint_is_whole(tmp_path):
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("kill_writers.py"), tmp_path, "200", "1"],

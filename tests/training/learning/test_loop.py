@@ -255,6 +255,16 @@ def test_t2_a_disk_that_fills_up_ends_the_training_and_keeps_the_epoch_before(
     assert read_last(tmp_path / CHECKPOINTS).epoch == 1
 
 
+def test_t2_a_log_that_cannot_be_written_costs_no_epoch(tmp_path, monkeypatch):
+    def fill_up(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.summary, "scalar", fill_up)
+    with pytest.raises(OSError, match=r"tensorboard cannot be written: No space left"):
+        run(tmp_path)
+    assert read_last(tmp_path / CHECKPOINTS).epoch == 1
+
+
 def test_a_checkpoint_of_another_network_is_refused(uninterrupted, tmp_path):
     folder, *_ = uninterrupted
     shutil.copytree(folder, tmp_path / "copy")

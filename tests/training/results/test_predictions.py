@@ -14,7 +14,7 @@ CLASSES = ("path", "predicted", "c")
 def run(tmp_path):
     run = RunDirectory.create(tmp_path)
     clips = [Clip(f"{label}/{i}.avi", label, f"{label}_g{i}") for i, label in enumerate(CLASSES)]
-    run.write_split(Split((), tuple(clips[:1]), tuple(clips[1:])))
+    run.write_split(Split((), tuple(clips[:1]), tuple(clips[1:])), {})
     return run
 
 
