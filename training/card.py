@@ -15,8 +15,8 @@ from typing import Any
 
 from clip import ManifestError, ModelManifest
 from training.arguments import command_parser
-from training.data.footage import explain_split, warn_of_groups
 from training.files import write_text
+from training.results.footage import explain_split, warn_of_groups
 from training.results.tables import (
     class_table,
     confusions,

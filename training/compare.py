@@ -22,11 +22,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import onnxruntime
 
 from training.arguments import command_parser
-from training.data.footage import inspect_groups, warn_of_groups
-from training.data.index import DataError
+from training.data.splits import PARTS
+from training.errors import DataError
 from training.graphs.convert import ExportError, to_onnx
+from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import read_metrics
-from training.results.parts import PARTS
+from training.results.parts import MEASURED_PARTS
 from training.results.speed import describe_machine, ms_per_clip
 from training.results.tables import (
     duration,
@@ -82,9 +83,9 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         **{name: config[name] for name in ("model", "dataset", "split", "seed", "git_commit")},
         **{name: config["clip_spec"][name] for name in ("frames", "height", "width")},
         "classes": len(config["classes"]),
-        "counts": {name: len(run.read_split(name, "path")) for name in ("train", *PARTS)},
+        "counts": {name: len(run.read_split(name, "path")) for name in PARTS},
     }
-    for part in PARTS:
+    for part in MEASURED_PARTS:
         # None, where a run left its test clips.
         measured = metrics.get(part, {})
         for name in ("accuracy", "precision"):
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--part",
-        choices=PARTS,
+        choices=MEASURED_PARTS,
         default="test",
         help="whose figures to show; validation is what to choose settings by",
     )

@@ -32,12 +32,13 @@ from clip import ManifestError, ModelManifest
 from clip.manifest import INPUT_NAME, METADATA_KEY, OUTPUT_NAME
 from training.arguments import command_parser
 from training.card import write_card
-from training.data.footage import inspect_groups
-from training.data.index import DataError
+from training.data.splits import PARTS
+from training.errors import DataError
 from training.files import write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
 from training.results.evaluate import evaluate_probabilities
+from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
 from training.results.parts import answer, read_part
 from training.results.published import Published, newest_of_others, next_version
@@ -194,7 +195,7 @@ def check_parity(
 def _training_record(
     run: RunDirectory, config: dict[str, Any], metrics: dict[str, Any], model: keras.Model
 ) -> dict[str, Any]:
-    groups = {name: run.read_split(name, "group") for name in ("train", "validation", "test")}
+    groups = {name: run.read_split(name, "group") for name in PARTS}
     return {
         "dataset": config["dataset"],
         "split": config["split"],
@@ -231,9 +232,7 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
     return {
         **{name: metrics["test"][name] for name in figures},
         **{name: theirs[name] for name in ("split", "seed", "git_commit")},
-        "counts": {
-            name: len(other.read_split(name, "path")) for name in ("train", "validation", "test")
-        },
+        "counts": {name: len(other.read_split(name, "path")) for name in PARTS},
         "footage": inspect_groups(other),
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["training_seconds"],

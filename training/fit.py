@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 
-# Before TensorFlow is loaded: its start-up messages say nothing about the run, and the order in
+# Before TensorFlow is loaded: most of its messages say nothing about the run, and the order in
 # which it adds up gradients must not depend on chance (training.learning.loop.make_deterministic).
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
@@ -30,8 +30,14 @@ import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
 from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips, entry_digest
-from training.data.index import BadFile, Clip, ClipIndex, DataError, OptionError, index_clips
+from training.data.index import (
+    BadFile,
+    Clip,
+    ClipIndex,
+    index_clips,
+)
 from training.data.splits import Split, split_clips
+from training.errors import DataError, OptionError
 from training.export import check_publishable, publish_run
 from training.graphs.convert import ExportError
 from training.learning.augment import mirror_sensitive, read_augmentation
@@ -59,7 +65,7 @@ from training.options import (
 )
 from training.report import write_report
 from training.results.measure import measure_run, measured_parts
-from training.results.parts import PARTS, answer
+from training.results.parts import MEASURED_PARTS, answer
 from training.results.published import find_published
 from training.results.speed import describe_machine
 from training.results.tables import summarise
@@ -214,7 +220,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")
     candidates = decode_clips(replace(index, clips=split.train), training_spec, cache)
-    parts = {name: StoredClips(usable.entries, split.parts[name]) for name in PARTS}
+    parts = {name: StoredClips(usable.entries, split.parts[name]) for name in MEASURED_PARTS}
     batches = ClipBatches(
         StoredClips(candidates, split.train),
         one_hot(index, split.train, smoothing=config.label_smoothing),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.data.index import DataError
+from training.errors import DataError
 
 LOCK_FILE = "lock"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from clip import ClipSpec, SpecError
 from training.arguments import command_parser
-from training.data.index import OptionError
 from training.data.splits import PROTOCOLS, check_protocol
+from training.errors import OptionError
 from training.learning.augment import add_augmentation_arguments, read_augmentation
 from training.learning.pace import MONITORS, SCHEDULES
 from training.networks.recipes import RECIPES, Phase

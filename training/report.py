@@ -22,10 +22,11 @@ import numpy as np
 import numpy.typing as npt
 
 from training.arguments import command_parser
-from training.data.footage import inspect_groups, warn_of_groups
-from training.data.index import DataError
+from training.data.splits import PARTS
+from training.errors import DataError
+from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import measure_run, measured_parts, read_metrics
-from training.results.parts import PARTS, answer, read_part
+from training.results.parts import MEASURED_PARTS, answer, read_part
 from training.results.plots import (
     Mistake,
     plot_confusion,
@@ -99,7 +100,7 @@ def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.
         plot_confusion(
             measured["confusion_matrix"], classes, title, run.path / f"confusion_{part}.png"
         )
-    for part in PARTS:
+    for part in MEASURED_PARTS:
         if part != shown:  # of a report before the test clips were measured
             for name in (_reliability_file(part), _mistakes_file(part)):
                 (run.path / name).unlink(missing_ok=True)
@@ -201,7 +202,7 @@ def _lines(
 
 def _split_lines(run: RunDirectory) -> list[str]:
     rows = []
-    for part in ("train", *PARTS):
+    for part in PARTS:
         groups = run.read_split(part, "group")
         rows.append((part, len(groups), len(set(groups))))
     return table(("part", "clips", "groups"), rows)
@@ -316,7 +317,7 @@ def report_anew(path: Path, *, data: Path | None, cache: Path | None, test: bool
         return write_report(run, {})
     config, model = run.read_json("config.json"), run.load_model()
     metrics = run.read_json("metrics.json")
-    parts = PARTS if test else measured_parts(run, metrics)
+    parts = MEASURED_PARTS if test else measured_parts(run, metrics)
     clips = {part: read_part(run, part, data=data, cache=cache) for part in parts}
     answers = {part: answer(model, clips[part], batch_size=config["batch_size"]) for part in parts}
     run.write_json("metrics.json", {**metrics, **measure_run(run, answers)})

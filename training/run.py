@@ -16,8 +16,9 @@ import keras
 import training.networks.efficientnet
 import training.networks.layers  # noqa: F401  the classes of both register themselves with Keras
 from clip import ClipSpec, SpecError
-from training.data.index import Clip, DataError, OptionError
+from training.data.index import Clip
 from training.data.splits import Split
+from training.errors import DataError, OptionError
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
 from training.options import FitConfig

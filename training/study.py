@@ -26,9 +26,9 @@ import onnxruntime
 from training import fit
 from training.arguments import command_parser
 from training.compare import compare_runs
-from training.data.index import DataError
+from training.errors import DataError
 from training.graphs.convert import ExportError
-from training.results.parts import PARTS
+from training.results.parts import MEASURED_PARTS
 from training.results.plots import plot_study
 from training.results.speed import describe_machine
 from training.results.tables import (
@@ -115,7 +115,7 @@ def _is_finished(path: Path) -> bool:
 
 def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     # No test column where the runs left their test clips.
-    parts = [part for part in PARTS if all(row[f"{part}_interval"] for row in rows)]
+    parts = [part for part in MEASURED_PARTS if all(row[f"{part}_interval"] for row in rows)]
     header = (
         "frames",
         *(head for part in parts for head in (f"{part} accuracy", "95 % interval")),

@@ -17,7 +17,7 @@ from training.data.splits import split_clips
 from training.networks.models import build_lrcn
 from training.report import write_report
 from training.results.measure import measure_run
-from training.results.parts import PARTS, answer
+from training.results.parts import MEASURED_PARTS, answer
 from training.results.speed import describe_machine
 from training.run import RunDirectory
 
@@ -53,8 +53,8 @@ def make_run(dataset: Path, path: Path, *, split: str = "group", frames: int = 2
     model = build_lrcn(len(index.classes), frames)
     run.save_model(model)
     entries = decode_clips(index, spec, path.parent / "cache")
-    clips = {part: StoredClips(entries, parts.parts[part]) for part in PARTS}
-    answers = {part: answer(model, clips[part], batch_size=4) for part in PARTS}
+    clips = {part: StoredClips(entries, parts.parts[part]) for part in MEASURED_PARTS}
+    answers = {part: answer(model, clips[part], batch_size=4) for part in MEASURED_PARTS}
     run.write_json(
         "metrics.json",
         {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import training.card
 import training.compare
 import training.data.listing
 import training.download
@@ -15,6 +16,7 @@ import training.study
 
 PAGE = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
 COMMANDS = {
+    "training.card": training.card.main,
     "training.compare": training.compare.main,
     "training.data": training.data.listing.main,
     "training.download": training.download.main,

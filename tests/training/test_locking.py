@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.locking import LOCK_FILE, locked
 
 ROOT = Path(__file__).parents[2]

@@ -70,6 +70,8 @@ def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
         (("--jitter", "100001"), "are possible"),
         (("--least-crop", "0"), "least crop must be"),
         (("--no-flip-classes", "Grey"), "no class Grey"),
+        (("--groups", "nowhere.tsv"), "nowhere.tsv, is not a file"),
+        (("--classes", "Grey", "Light"), "no folder for the classes Grey"),
         (("--split", "file"), "--split-file"),
         (("--split-file", "parts.tsv"), "--split-file"),
         (("--split", "file", "--split-file", "nowhere.tsv"), "nowhere.tsv is not a file"),

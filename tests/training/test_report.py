@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.report import main, write_report
 from training.results.measure import measure_run, read_metrics
 from training.results.predictions import read_predictions

@@ -4,8 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from training.data.index import Clip, DataError
+from training.data.index import Clip
 from training.data.splits import Split
+from training.errors import DataError
 from training.networks.models import build_lrcn
 from training.run import RunDirectory, current_commit
 

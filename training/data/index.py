@@ -26,6 +26,7 @@ from pathlib import Path
 
 from clip import ClipError
 from clip.sniff import SNIFF_BYTES, sniff
+from training.errors import DataError, OptionError
 
 #: The classes taken from a folder that has them all, unless others are chosen. The paper trains on
 #: ten of UCF50's fifty. Which ten could not be established when this was written, so these are a
@@ -58,14 +59,6 @@ _REASONS = {
     # A run keeps its clips' names in tables of UTF-8.
     "misnamed": "Its name has control characters or is not UTF-8: rename it.",
 }
-
-
-class DataError(ValueError):
-    """The data set cannot be used as it is; the message says what to change."""
-
-
-class OptionError(DataError):
-    """An option of the command line cannot be, or not with the others; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +144,9 @@ def index_clips(
             if None the UCF names tell the group, and a file without such a name is its own.
 
     Raises:
-        DataError: no such folder or class, fewer than two classes, classes without clips, or clips
-            that the table of groups does not have.
+        OptionError: no such class, or no such table.
+        DataError: no such folder, fewer than two classes, classes without clips, or clips that the
+            table of groups does not have.
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
@@ -160,10 +154,10 @@ def index_clips(
     warnings: list[str] = []
     chosen = tuple(classes) if classes else _default_classes(folder, found, warnings)
     if len(set(chosen)) < len(chosen):
-        raise DataError("a class is named twice")
+        raise OptionError("a class is named twice")
     unknown = sorted(set(chosen) - set(found))
     if unknown:
-        raise DataError(f"{folder} has no folder for the classes {', '.join(unknown)}")
+        raise OptionError(f"{folder} has no folder for the classes {', '.join(unknown)}")
     if len(chosen) < 2:
         raise DataError(f"{folder} must hold at least two class folders, it has {len(chosen)}")
     paths: dict[str, list[str]] = {label: [] for label in chosen}
@@ -220,6 +214,8 @@ def read_table(table: Path, key: str, value: str) -> list[tuple[str, str]]:
 
 
 def _read_groups(table: Path) -> dict[str, str]:
+    if not table.is_file():
+        raise OptionError(f"the table of groups, {table}, is not a file")
     groups: dict[str, str] = {}
     for path, group in read_table(table, "path", "source_group"):
         if groups.setdefault(path, group) != group:

@@ -21,7 +21,8 @@ from types import MappingProxyType
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from training.data.index import Clip, ClipIndex, DataError, OptionError, read_table
+from training.data.index import Clip, ClipIndex, read_table
+from training.errors import DataError, OptionError
 
 #: One part in FOLDS is held out: 20 %.
 FOLDS = 5

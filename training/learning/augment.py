@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from clip import ClipSpec
 from clip.spec import MAX_FRAMES
-from training.data.index import OptionError
+from training.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)

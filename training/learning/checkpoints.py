@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.files import write_text, write_whole
 
 POINTER = "LAST"

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.files import write_text
 from training.learning.averaging import AveragedWeights
 from training.learning.batches import ClipBatches, FollowEpochs, OrderedBatches

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from training.data.index import OptionError
+from training.errors import OptionError
 from training.learning.batches import ClipBatches
 
 Tensor = Any  # tensorflow ships no types

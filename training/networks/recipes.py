@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from training.data.index import OptionError
+from training.errors import OptionError
 from training.networks.efficientnet import BLOCKS, set_trainable_blocks
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.results.evaluate import Probabilities, evaluate_probabilities
-from training.results.parts import PARTS
+from training.results.parts import MEASURED_PARTS
 from training.results.predictions import Predictions, write_predictions
 from training.run import RunDirectory
 
@@ -62,7 +62,7 @@ def read_metrics(run: RunDirectory, *, with_test: bool = False) -> dict[str, Any
 
 
 def measured_parts(run: RunDirectory, metrics: Mapping[str, Any] | None = None) -> tuple[str, ...]:
-    """The parts of PARTS that a run is measured on: not the test clips while it leaves them.
+    """The MEASURED_PARTS that a run is measured on: not the test clips while it leaves them.
 
     Args:
         run: has its config.json.
@@ -71,4 +71,4 @@ def measured_parts(run: RunDirectory, metrics: Mapping[str, Any] | None = None) 
     if metrics is None:
         metrics = run.read_json("metrics.json") if (run.path / "metrics.json").exists() else {}
     tested = "test" in metrics or run.read_json("config.json").get("test", True)
-    return PARTS if tested else PARTS[:1]
+    return MEASURED_PARTS if tested else MEASURED_PARTS[:1]

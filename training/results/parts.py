@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.cache import StoredClips, decode_clips, entry_digest
-from training.data.index import DataError, index_clips
+from training.data.index import index_clips
+from training.errors import DataError
 from training.learning.batches import OrderedBatches
 from training.results.evaluate import Probabilities
 from training.run import RunDirectory, default_cache
 
-PARTS = ("validation", "test")
+#: The parts of training.data.splits.PARTS that have figures.
+MEASURED_PARTS = ("validation", "test")
 
 
 def read_part(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clip import ManifestError, ModelManifest
-from training.data.index import DataError
+from training.errors import DataError
 from training.run import RunDirectory
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from clip import ClipSpec, read_clip
 from training.data.cache import StoredClips, check_clips, decode_clips
-from training.data.index import DataError, index_clips
+from training.data.index import index_clips
+from training.errors import DataError
 from training.files import ABANDONED_S
 
 SPEC = ClipSpec(frames=3, height=32, width=32)

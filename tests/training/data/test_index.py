@@ -8,10 +8,10 @@ from training.data.index import (
     BadFile,
     Clip,
     ClipIndex,
-    DataError,
     find_duplicates,
     index_clips,
 )
+from training.errors import DataError
 
 
 def make_dataset(folder, files):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.data.index import Clip, ClipIndex, DataError
+from training.data.index import Clip, ClipIndex
 from training.data.splits import PROTOCOLS, split_clips
+from training.errors import DataError
 from training.run import RunDirectory
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clip import ClipSpec, read_clip
 from clip.sampling import part_middles
 from tests.drawing import Drawing, read_numbers
-from training.data.index import DataError
+from training.errors import DataError
 from training.learning.augment import (
     NO_AUGMENTATION,
     Augmentation,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.index import DataError
+from training.errors import DataError
 from training.learning.checkpoints import Checkpoint, read_last, write_checkpoint
 
 ROOT = Path(__file__).parents[3]

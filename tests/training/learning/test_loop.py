@@ -13,7 +13,7 @@ from keras import layers
 
 import training.learning.loop
 from tests.training.drawn import SEED, make_config, make_examples
-from training.data.index import DataError
+from training.errors import DataError
 from training.export import check_parity
 from training.graphs.convert import to_onnx
 from training.learning.augment import NO_AUGMENTATION

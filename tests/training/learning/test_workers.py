@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from tests.training.cluster import run_together
-from training.data.index import OptionError
+from training.errors import OptionError
 from training.learning.workers import (
     AgreeEveryEpoch,
     WorkerBatches,

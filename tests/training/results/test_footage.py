@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 import training.compare
-from training.data.footage import explain_split, inspect_groups, warn_of_groups
 from training.export import main as export
 from training.fit import main as fit
 from training.report import write_report
+from training.results.footage import explain_split, inspect_groups, warn_of_groups
 from training.run import RunDirectory
 
 CLAIM = "footage that the network has never seen"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from training.data.splits import PARTS
 from training.run import RunDirectory
 
 SPLITS = {
@@ -37,7 +38,7 @@ def inspect_groups(run: RunDirectory) -> dict[str, int]:
     clips = ungrouped = 0
     # Whoever names a table of groups answers for it, groups of one clip included.
     told = run.read_json("config.json").get("groups") is not None
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         paths, groups = (run.read_split(part, column) for column in ("path", "group"))
         clips += len(paths)
         for path, group in zip(paths, groups, strict=True):
