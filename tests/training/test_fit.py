@@ -230,7 +230,8 @@ def test_t5_a_file_that_was_exchanged_under_its_name_is_noticed(
         file.write(b"\0")
     assert fit(data, run.path, "--resume") == 2
     assert "its split.tsv would be another" in capsys.readouterr().err
-    assert training.export.main([str(run.path), "--data", str(data)]) == 1
+    publish = ["--publish", str(tmp_path / "models")]
+    assert training.export.main([str(run.path), "--data", str(data), *publish]) == 1
     assert f"1 files in {data} are not those that the run had, as {path}" in capsys.readouterr().err
 
 

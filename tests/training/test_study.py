@@ -74,7 +74,7 @@ def test_other_options_do_not_go_into_the_same_study(finished, dataset, capsys):
 def test_points_on_other_clips_are_not_put_beside_each_other(finished, dataset, tmp_path, capsys):
     out = shutil.copytree(finished, tmp_path / "frames")
     split = out / "frames-03/split.tsv"
-    split.write_text(split.read_text().replace("\ttest\n", "\ttrain\n", 1))
+    split.write_text(split.read_text().replace("\ttest\t", "\ttrain\t", 1))
     assert study(dataset, out) == 1
     assert "different test clips" in capsys.readouterr().err
 

@@ -7,9 +7,12 @@ names. Where they are not, a split by groups is a random one by another name.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from training.data.splits import PARTS
-from training.run import RunDirectory
+
+if TYPE_CHECKING:  # a card needs the words alone, and neither Keras nor TensorFlow
+    from training.run import RunDirectory
 
 SPLITS = {
     "file": (
