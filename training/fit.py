@@ -30,12 +30,7 @@ import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
 from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips, entry_digest
-from training.data.index import (
-    BadFile,
-    Clip,
-    ClipIndex,
-    index_clips,
-)
+from training.data.index import BadFile, Clip, ClipIndex, index_clips
 from training.data.splits import Split, split_clips
 from training.errors import DataError, OptionError
 from training.export import check_publishable, publish_run

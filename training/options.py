@@ -83,22 +83,21 @@ class FitConfig:
         return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
 
     def __post_init__(self) -> None:
+        given = [phase["epochs"] for phase in self.phases]
+        left = self.epochs - sum(epochs or 0 for epochs in given)
+        shortest = min((epochs or left for epochs in given), default=self.epochs)
         for fits, wanted in (
             (self.epochs >= 1, "--epochs must be at least 1"),
             (self.batch_size >= 1, "--batch-size must be at least 1"),
             (self.learning_rate > 0, "--learning-rate must be above 0"),
             (self.patience >= 1, "--patience must be at least 1"),
             (
-                0 <= self.warmup_epochs < self.epochs,
-                "--warmup-epochs must be at least 0 and less than --epochs",
-            ),
-            (
-                self.epochs > sum(phase["epochs"] or 0 for phase in self.phases),
+                shortest >= 1,
                 "--epochs must be more than --frozen-epochs, or nothing is tuned",
             ),
             (
-                all(self.warmup_epochs < (phase["epochs"] or self.epochs) for phase in self.phases),
-                "--warmup-epochs must be less than the epochs of each phase",
+                0 <= self.warmup_epochs < shortest,
+                "--warmup-epochs must be at least 0 and less than the epochs of each phase",
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
             (self.weight_decay >= 0, "--weight-decay must be at least 0"),

@@ -48,7 +48,8 @@ def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
         (("--batch-size", "0"), "--batch-size must be"),
         (("--model", "lrcn-efficientnet", "--epochs", "8"), "more than --frozen-epochs"),
         (
-            ("--model", "lrcn-efficientnet", "--epochs", "12", "--warmup-epochs", "8"),
+            # Four are left for the second phase.
+            ("--model", "lrcn-efficientnet", "--epochs", "12", "--warmup-epochs", "4"),
             "less than the epochs of each phase",
         ),
         (("--frozen-epochs", "2"), "--frozen-epochs and --tuned-blocks are for a network with"),

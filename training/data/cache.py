@@ -24,12 +24,7 @@ import numpy.typing as npt
 
 from clip import ClipError, ClipSpec, read_clip
 from training.data.digests import Digests
-from training.data.index import (
-    BadFile,
-    Clip,
-    ClipIndex,
-    find_duplicates,
-)
+from training.data.index import BadFile, Clip, ClipIndex, find_duplicates
 from training.errors import DataError
 from training.files import replacing, sweep
 from training.progress import Progress

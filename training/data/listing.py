@@ -20,13 +20,7 @@ import cv2
 from clip import ClipError, ClipSpec, sample_clip
 from training.arguments import command_parser
 from training.data.digests import file_digest
-from training.data.index import (
-    BadFile,
-    Clip,
-    ClipIndex,
-    find_duplicates,
-    index_clips,
-)
+from training.data.index import BadFile, Clip, ClipIndex, find_duplicates, index_clips
 from training.errors import DataError
 from training.progress import Progress
 

@@ -1,1 +1,1 @@
-"""What a trained network is worth: figures, plots, cards, and what is published of it."""
+"""What a trained network is worth: figures and plots, and what is published of it."""
