@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from clip import ClipSpec, read_clip
@@ -176,7 +177,9 @@ def many_frames(container: str, count: int) -> bytes:
     with av.open(file, "w", format=container) as output:
         stream = output.add_stream("mpeg4", rate=1)
         stream.width, stream.height, stream.pix_fmt = 16, 16, "yuv420p"
-        (packet,) = stream.encode(av.VideoFrame(16, 16, "yuv420p"))
+        # A new VideoFrame's memory is whatever lay there, which can be costly to encode.
+        black = av.VideoFrame.from_ndarray(np.zeros((24, 16), np.uint8), "yuv420p")
+        (packet,) = stream.encode(black)
         data, time_base = bytes(packet), packet.time_base
         for number in range(count):
             packet = av.Packet(data)
