@@ -21,6 +21,7 @@ from service.registry import ModelRegistry
 from service.runtime import Collaborators, Runtime
 from service.server import Server, open_listener
 from service.settings import Settings
+from tests.open_files import count_open_files
 from tests.service.gate import WAIT_S
 
 MAX_UPLOAD_BYTES = 256 * 1024
@@ -83,9 +84,6 @@ class LiveService:
         """
         self.client.get("/health/live")
 
-    def open_files(self) -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
 
 @contextmanager
 def run_service(
@@ -145,11 +143,11 @@ def expect_unharmed(service: LiveService, clip: bytes) -> Iterator[None]:
         return sum(not thread.name.startswith(pools) for thread in threading.enumerate())
 
     before = service.predict(clip).json()
-    open_files, threads = service.open_files(), count_threads()
+    open_files, threads = count_open_files(), count_threads()
     yield
     after = service.predict(clip).json()
     assert after["probabilities"] == before["probabilities"]
     assert not list(service.runtime.spool.folder.iterdir())
     wait_until(lambda: service.metric("har_requests_in_flight") == 0)
-    wait_until(lambda: service.open_files() <= open_files)
+    wait_until(lambda: count_open_files() <= open_files)
     wait_until(lambda: count_threads() <= threads)

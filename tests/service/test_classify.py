@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gc
 import json
 import os
 import pty
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from service.classify import main
+from tests.open_files import expect_nothing_left_open
 from tests.service.process import WAIT_S, started
 
 
@@ -243,11 +243,9 @@ def test_it_leaves_nothing_behind(classify, clips: Path, tmp_path: Path, monkeyp
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "temporary").mkdir()
-    gc.collect()  # what other tests dropped must not close its files meanwhile
-    before = len(list(Path("/proc/self/fd").iterdir()))
-    assert classify(clips).code == 0
+    with expect_nothing_left_open():
+        assert classify(clips).code == 0
     assert not list((tmp_path / "temporary").iterdir())
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # --- as a process ---------------------------------------------------------------------------------

@@ -15,12 +15,12 @@ import pytest
 from clip.errors import ClipError, DecodeError
 from service.errors import DecoderCrashedError
 from service.forkserver import ForkServerError
+from tests.open_files import expect_nothing_left_open
 from tests.service.gate import WAIT_S, Gate
 from tests.service.pools import (
     MEBIBYTE,
     MISBEHAVE,
     Decoding,
-    count_open_files,
     decoding,
     is_running,
     until,
@@ -164,15 +164,14 @@ def test_a_decoder_is_confined(run_async) -> None:
 
 def test_it_leaves_no_process_and_no_open_file(run_async, red_clip: bytes) -> None:
     async def scenario() -> None:
-        files = count_open_files()
-        async with decoding(job=MISBEHAVE, workers=2, max_jobs=5, timeout_s=0.2) as it:
-            seen = set(it.pool.process_ids)
-            for content in (red_clip, b"crash", b"no video", b"loop", *[red_clip] * 12):
-                with suppress(ClipError, DecoderCrashedError):
-                    await it.decode(content)
-                seen.update(it.pool.process_ids)
-        assert not any(map(is_running, seen))
-        assert count_open_files() == files
+        with expect_nothing_left_open():
+            async with decoding(job=MISBEHAVE, workers=2, max_jobs=5, timeout_s=0.2) as it:
+                seen = set(it.pool.process_ids)
+                for content in (red_clip, b"crash", b"no video", b"loop", *[red_clip] * 12):
+                    with suppress(ClipError, DecoderCrashedError):
+                        await it.decode(content)
+                    seen.update(it.pool.process_ids)
+            assert not any(map(is_running, seen))
 
     run_async(scenario)
 

@@ -6,12 +6,12 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from service.disconnect import watch_nobody
 from service.hangup import HangUps
+from tests.open_files import expect_nothing_left_open
 from tests.service.wire import VIDEO_HEAD, request_head
 
 #: More than the server reads ahead of what is asked of it; the system's buffers hold the rest.
@@ -94,10 +94,6 @@ def test_where_the_server_cannot_tell_nobody_is_taken_to_have_left() -> None:
         pass
 
 
-def count_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def test_what_cannot_be_watched_leaves_no_descriptor_and_the_next_is_watched(
     run_async, tmp_path
 ) -> None:
@@ -105,16 +101,15 @@ def test_what_cannot_be_watched_leaves_no_descriptor_and_the_next_is_watched(
         ours, theirs = socket.socketpair()
         hang_ups, gone = HangUps(), asyncio.Event()
         with ours, (tmp_path / "file").open("w") as file:
-            files = count_files()
-            # epoll takes no ordinary file, as it takes no socket beyond the system's limit.
-            hang_ups.watch(file.fileno(), lambda: pytest.fail("left"))
-            assert count_files() == files
-            hang_ups.forget(file.fileno())
-            hang_ups.watch(ours.fileno(), gone.set)
-            theirs.close()
-            await gone.wait()
-            hang_ups.forget(ours.fileno())
-            assert count_files() == files - 1, "theirs is closed"
+            with expect_nothing_left_open():
+                # epoll takes no ordinary file, as it takes no socket beyond the system's limit.
+                hang_ups.watch(file.fileno(), lambda: pytest.fail("left"))
+            with expect_nothing_left_open():
+                hang_ups.forget(file.fileno())
+                hang_ups.watch(ours.fileno(), gone.set)
+                theirs.close()
+                await gone.wait()
+                hang_ups.forget(ours.fileno())
 
     run_async(scenario)
 
@@ -123,8 +118,7 @@ def test_sockets_are_watched_past_what_is_unread_and_no_descriptor_is_left(run_a
     async def scenario() -> None:
         ours, theirs = socket.socketpair()
         hang_ups, gone = HangUps(), asyncio.Event()
-        with ours:
-            files = count_files()
+        with ours, expect_nothing_left_open():
             with theirs:
                 hang_ups.watch(ours.fileno(), gone.set)
                 theirs.sendall(b"unread")
@@ -133,6 +127,5 @@ def test_sockets_are_watched_past_what_is_unread_and_no_descriptor_is_left(run_a
             await gone.wait()
             hang_ups.forget(ours.fileno())
             hang_ups.forget(ours.fileno())
-            assert count_files() == files - 1, "theirs is closed, and nothing else is open"
 
     run_async(scenario)

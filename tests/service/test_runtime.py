@@ -9,6 +9,7 @@ import pytest
 
 from service.inference import ModelLoadError
 from service.runtime import Collaborators, Phase, load_models
+from tests.open_files import count_open_files
 from tests.service.gate import WAIT_S
 
 
@@ -122,9 +123,6 @@ def test_f69_what_is_under_way_is_answered_what_comes_late_is_503(
 def test_a_stopped_service_leaves_no_thread_process_or_open_file(
     start_service, red_clip, wait_for
 ) -> None:
-    def count_files() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     def list_children() -> set[str]:
         threads = Path("/proc/self/task").iterdir()
         return {child for thread in threads for child in (thread / "children").read_text().split()}
@@ -132,7 +130,7 @@ def test_a_stopped_service_leaves_no_thread_process_or_open_file(
     with start_service() as service:
         service.predict(red_clip)
     children = list_children()
-    threads, files = threading.active_count(), count_files()
+    threads, files = threading.active_count(), count_open_files()
     for _ in range(3):
         with start_service() as service:
             service.predict(red_clip)
@@ -141,4 +139,4 @@ def test_a_stopped_service_leaves_no_thread_process_or_open_file(
         assert list_children() == children
         assert service.runtime.phase is Phase.STOPPING
     wait_for(lambda: threading.active_count() <= threads)
-    wait_for(lambda: count_files() <= files)
+    wait_for(lambda: count_open_files() <= files)

@@ -20,6 +20,7 @@ from service.decoding import DecodePool
 from service.metrics import Metrics
 from service.runtime import Collaborators
 from service.settings import Settings
+from tests.open_files import count_open_files
 from tests.service.decoder_jobs import VIDEO_BEGINNING
 from tests.service.gate import WAIT_S
 
@@ -76,12 +77,12 @@ def misbehaving(start_service, red_clip: bytes, wait_for):
 
         with start_service(Collaborators(build_decoders=build), **(settings or {})) as service:
             good = service.predict(red_clip).json()["probabilities"]
-            open_files = service.open_files()
+            open_files = count_open_files()
             it = Misbehaving(service, pools[0], red_clip)
             yield it
             assert service.predict(red_clip).json()["probabilities"] == good
             wait_for(lambda: len(it.decoders()) == workers)
-            wait_for(lambda: service.open_files() <= open_files)
+            wait_for(lambda: count_open_files() <= open_files)
             assert not list(service.runtime.spool.folder.iterdir())
 
     return start

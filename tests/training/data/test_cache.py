@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clip import ClipSpec, read_clip
+from tests.open_files import expect_nothing_left_open
 from training.data.cache import StoredClips, check_clips, decode_clips
 from training.data.index import index_clips
 from training.errors import DataError
@@ -57,13 +58,10 @@ def test_clips_are_read_where_they_lie_without_holding_files_open(dataset, tmp_p
     index = index_clips(dataset)
     entries = decode_clips(index, SPEC, tmp_path)
     stored = StoredClips(entries, index.clips)
-    open_files = Path("/proc/self/fd")
-    before = len(list(open_files.iterdir())) if open_files.is_dir() else None
-    tensors = [np.array(stored[place]) for place in range(len(stored))]
-    np.testing.assert_array_equal(tensors, [np.load(entries[clip]) for clip in index.clips])
-    np.testing.assert_array_equal(stored[1:3], tensors[1:3])
-    if before is not None:
-        assert len(list(open_files.iterdir())) == before
+    with expect_nothing_left_open():
+        tensors = [np.array(stored[place]) for place in range(len(stored))]
+        np.testing.assert_array_equal(tensors, [np.load(entries[clip]) for clip in index.clips])
+        np.testing.assert_array_equal(stored[1:3], tensors[1:3])
 
 
 def test_an_entry_that_lost_its_bytes_is_made_again(dataset, tmp_path):
