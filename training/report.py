@@ -8,7 +8,6 @@ network's answers anew, for a run that an older version of this code measured.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ import numpy.typing as npt
 
 from training.arguments import command_parser
 from training.data.splits import PARTS
+from training.delimited import read_rows
 from training.errors import DataError
 from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import measure_run, measured_parts, read_metrics
@@ -127,8 +127,7 @@ def _mistakes_file(part: str) -> str:
 
 
 def _read_history(run: RunDirectory) -> dict[str, list[float]]:
-    with (run.path / "history.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(run.path / "history.csv", ",")
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 

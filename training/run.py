@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import subprocess
@@ -18,6 +17,7 @@ import training.networks.layers  # noqa: F401  the classes of both register them
 from clip import ClipSpec, SpecError
 from training.data.index import Clip
 from training.data.splits import Split
+from training.delimited import format_table, read_rows
 from training.errors import DataError, OptionError
 from training.files import replacing, sweep, write_text
 from training.locking import LOCK_FILE
@@ -201,11 +201,11 @@ class RunDirectory:
                 names; the message shows what is different.
         """
         rows = [
-            "\t".join((clip.path, clip.label, clip.group, name, digests.get(clip, ""))) + "\n"
+            (clip.path, clip.label, clip.group, name, digests.get(clip, ""))
             for name, part in split.parts.items()
             for clip in part
         ]
-        text = "\t".join(_SPLIT_COLUMNS) + "\n" + "".join(rows)
+        text = format_table([_SPLIT_COLUMNS, *rows])
         if (self.path / SPLIT_FILE).exists():
             begun = (self.path / SPLIT_FILE).read_text(encoding="utf-8")
             self._refuse_difference(SPLIT_FILE, begun, text)
@@ -217,9 +217,8 @@ class RunDirectory:
 
         The sha256 is empty where it was not known.
         """
-        with (self.path / SPLIT_FILE).open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [row.get(column) or "" for row in rows if row["part"] == part]
+        rows = read_rows(self.path / SPLIT_FILE)
+        return [row.get(column, "") for row in rows if row["part"] == part]
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""

@@ -8,8 +8,6 @@ would have computed: bit by bit on a processor (see `make_deterministic`).
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import sys
 import time
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from training.delimited import format_table
 from training.errors import DataError
 from training.files import write_text
 from training.learning.averaging import AveragedWeights
@@ -375,14 +374,9 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
 
 def _write_history(training: Training, folder: Path) -> None:
     """history.csv says what the checkpoint says, however the process before ended."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["epoch", *training.history])
-    rows.writerows(
-        [epoch, *values]
-        for epoch, values in enumerate(zip(*training.history.values(), strict=True), start=1)
-    )
-    write_text(folder / HISTORY_FILE, text.getvalue())
+    epochs = enumerate(zip(*training.history.values(), strict=True), start=1)
+    rows = ([epoch, *values] for epoch, values in epochs)
+    write_text(folder / HISTORY_FILE, format_table([["epoch", *training.history], *rows], ","))
 
 
 def _values(variables: Sequence[Any]) -> Arrays:

@@ -8,14 +8,13 @@ the data; and whoever wants a figure that no report has can compute it.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from training.delimited import format_table, read_rows
 from training.results.evaluate import Probabilities, Targets
 from training.run import RunDirectory
 
@@ -73,21 +72,18 @@ def write_predictions(
     run: RunDirectory, parts: Mapping[str, Predictions], classes: Sequence[str]
 ) -> None:
     """Write predictions.tsv."""
-    text = io.StringIO()
-    table = csv.writer(text, delimiter="\t", lineterminator="\n")
-    table.writerow([*_COLUMNS, *map(_column, classes)])
+    rows: list[list[str]] = [[*_COLUMNS, *map(_column, classes)]]
     for part, answers in parts.items():
         for i, row in enumerate(answers.probabilities):
             names = classes[answers.targets[i]], answers.groups[i], classes[answers.predicted[i]]
             # Nine digits bring a float32 back to the bit.
-            table.writerow([part, answers.paths[i], *names, *(f"{value:.9g}" for value in row)])
-    run.write_text(FILE, text.getvalue())
+            rows.append([part, answers.paths[i], *names, *(f"{value:.9g}" for value in row)])
+    run.write_text(FILE, format_table(rows))
 
 
 def read_predictions(run: RunDirectory, classes: Sequence[str]) -> dict[str, Predictions]:
     """Read predictions.tsv: the predictions of each part that was written."""
-    with (run.path / FILE).open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = read_rows(run.path / FILE)
     return {
         part: _parse([row for row in rows if row["part"] == part], classes)
         for part in dict.fromkeys(row["part"] for row in rows)

@@ -10,12 +10,12 @@ from training.errors import DataError
 from training.run import RunDirectory
 
 
-def make_index(classes=3, groups=10, clips=4):
+def make_index(classes=3, groups=10, clips=4, name="class"):
     return ClipIndex(
         Path("data"),
-        tuple(f"class{c}" for c in range(classes)),
+        tuple(f"{name}{c}" for c in range(classes)),
         tuple(
-            Clip(f"class{c}/g{g}_{i}.avi", f"class{c}", f"class{c}_g{g}")
+            Clip(f"{name}{c}/g{g}_{i}.avi", f"{name}{c}", f"{name}{c}_g{g}")
             for c in range(classes)
             for g in range(groups)
             for i in range(clips)
@@ -92,10 +92,13 @@ def test_every_protocol_has_a_name():
     assert PROTOCOLS == ("group", "random", "file")
 
 
-def test_a_runs_own_table_gives_its_split_again(tmp_path):
-    index = make_index()
+@pytest.mark.parametrize("name", ["class", '"quoted" class', "it's"])
+def test_a_runs_own_table_gives_its_split_again(name, tmp_path):
+    index = make_index(name=name)
     split = split_clips(index, protocol="group", seed=3)
-    RunDirectory.create(tmp_path).write_split(split, {})
+    run = RunDirectory.create(tmp_path)
+    run.write_split(split, {})
+    assert run.read_split("test", "path") == [clip.path for clip in split.test]
     again = split_clips(index, protocol="file", seed=9, table=tmp_path / "split.tsv")
     assert again == split
 
