@@ -9,8 +9,9 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Tells the default of every option that has one, and of those that tell it themselves not."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        nothing = action.default is None or action.default is False or action.default == []
-        if nothing or "(default" in (action.help or ""):
+        # True is that of a switch which turns something off.
+        untold = isinstance(action.default, bool) or action.default in (None, [])
+        if untold or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 

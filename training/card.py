@@ -114,6 +114,8 @@ def _use(manifest: ModelManifest) -> list[str]:
 def _data(manifest: ModelManifest) -> list[str]:
     training = manifest.training
     counts, groups = training["counts"], training.get("groups")
+    table = training["config"].get("groups")
+    told = f", as the table {table} tells them" if table else ""
     lines = [
         "## Data and protocol",
         "",
@@ -121,7 +123,7 @@ def _data(manifest: ModelManifest) -> list[str]:
         f"with seed {training['seed']}: {counts['train']} clips for training, "
         f"{counts['validation']} for validation, {counts['test']} for testing"
         + (
-            f" (of {groups['train']}, {groups['validation']} and {groups['test']} groups)"
+            f" (of {groups['train']}, {groups['validation']} and {groups['test']} groups{told})"
             if groups
             else ""
         )

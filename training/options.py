@@ -117,7 +117,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = command_parser(
         "fit",
         "Train a network on a folder of class folders, measure, export and publish it.",
-        epilog="The defaults are the paper's protocol. After a crash, or a kill, the same command "
+        epilog="--split random is the paper's protocol. After a crash, or a kill, the same command "
         "with --resume goes on from the last finished epoch.",
     )
     data = parser.add_argument_group("data")

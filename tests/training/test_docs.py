@@ -72,5 +72,5 @@ def test_help_tells_defaults_where_there_are_some(capsys):
         with pytest.raises(SystemExit):
             command(["--help"])
         text = capsys.readouterr().out
-        assert not re.search(r"default:\s+(None|False|\[\])", text)
+        assert not re.search(r"default:\s+(None|False|True|\[\])", text)
         assert "(default" in text or command is not training.fit.main
