@@ -86,7 +86,7 @@ class Augmentation:
             uint8 (frames, height, width, 3).
         """
         # Each is drawn whether or not it is used: switching one off leaves the others as they were.
-        picks = rng.integers(0, self.jitter, len(clip) // self.jitter)
+        picks = (rng.random(len(clip) // self.jitter) * self.jitter).astype(np.intp)
         mirrored = rng.random() < 0.5
         shares, places = rng.uniform(self.least_crop, 1.0, 2), rng.random(2)
         contrast = 1 + rng.uniform(-1, 1) * self.contrast

@@ -28,7 +28,8 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         clips: uint8 tensors (frames * augmentation.jitter, height, width, 3); an array of them, or
             training.data.cache.StoredClips, which stay on disk until they are wanted.
         targets: float32 (N, classes), one-hot.
-        batch_size: clips a batch; the last of an epoch may be smaller.
+        batch_size: most clips a batch. An epoch's batches differ by one clip at most: what is left
+            over after full ones may be a single clip, whose step would go as far as theirs.
         seed: of order and augmentation.
         augmentation: what is changed by chance.
         mirror_sensitive: places of the classes whose clips are never flipped.
@@ -62,11 +63,12 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         return -(-len(self._clips) // self._batch_size)
 
     def __getitem__(self, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        chosen = self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        chosen = self.places(batch)
         clips = [
             self._augmentation.apply(
                 self._clips[place],
-                np.random.default_rng((self._seed, self._epoch, place)),
+                # From 1: a last 0 would change nothing, and draw what the order was drawn from.
+                np.random.default_rng((self._seed, self._epoch, place + 1)),
                 flip=bool(self._flip[place]),
             )
             for place in chosen.tolist()
@@ -84,7 +86,8 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def places(self, batch: int) -> npt.NDArray[np.intp]:
         """Which clips a batch of the current epoch holds, as their places in `clips`."""
-        return self._order[batch * self._batch_size : (batch + 1) * self._batch_size]
+        first, end = (k * len(self._order) // len(self) for k in (batch, batch + 1))
+        return self._order[first:end]
 
     def _shuffled(self) -> npt.NDArray[np.intp]:
         return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))

@@ -39,7 +39,7 @@ class Pace:
         peak: the learning rate after the warm-up.
         epochs: at most so many; where the cosine reaches zero.
         patience: epochs without a better `monitor` after which the phase ends; after a third of
-            them the plateau rule drops the rate.
+            them the plateau rule drops the rate. Neither counts the warm-up's.
         monitor: "val_loss" or "val_accuracy".
         schedule: "plateau", or "cosine": from the peak to zero over the epochs after the warm-up.
         warmup_epochs: the first ones, in which the rate climbs from zero, a little every step.
@@ -74,7 +74,8 @@ class Pace:
     def advance(self, progress: Progress, value: float) -> Progress:
         """What is known after one more epoch, with its value of `monitor`."""
         better = self.is_better(value, progress.best)
-        waited = 0 if better else progress.waited + 1
+        warming = progress.epochs < self.warmup_epochs
+        waited = 0 if better or warming else progress.waited + 1
         after = replace(
             progress,
             epochs=progress.epochs + 1,
@@ -84,6 +85,8 @@ class Pace:
         )
         if self.is_better(value, progress.plateau_best, by=LEAST_PROGRESS):
             return replace(after, plateau_best=value, plateau_waited=0)
+        if warming:
+            return after
         if progress.plateau_waited + 1 >= max(self.patience // 3, 1):
             return replace(after, plateau_waited=0, drops=progress.drops + 1)
         return replace(after, plateau_waited=progress.plateau_waited + 1)

@@ -122,6 +122,22 @@ def test_switching_one_means_off_leaves_the_others_as_they_were():
         np.testing.assert_array_equal(np.sort(one, axis=2), np.sort(other, axis=2))
 
 
+def test_jitter_leaves_the_others_as_they_were():
+    alone = replace(NO_AUGMENTATION, flip=True, least_crop=0.5, brightness=25.0, contrast=0.2)
+    jittered = replace(alone, jitter=3)
+    still = random_clip()[:1]
+    for seed in range(10):
+        one, other = (
+            augmentation.apply(
+                np.repeat(still, 2 * augmentation.jitter, axis=0),
+                np.random.default_rng(seed),
+                flip=True,
+            )
+            for augmentation in (alone, jittered)
+        )
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_crop_shows_a_part_of_the_picture_enlarged():
     clip = np.zeros((2, 64, 64, 3), np.uint8)
     clip[:, :, :, 0] = np.arange(64) * 2

@@ -43,6 +43,13 @@ def test_an_epoch_holds_every_clip_once_with_its_own_target():
     assert sorted(seen) == list(range(10))
 
 
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(10, [3, 3, 4]), (9, [3, 3, 3]), (8, [4, 4]), (3, [3]), (1, [1])]
+)
+def test_no_batch_is_left_with_much_less_than_the_others(count, sizes):
+    assert sorted(len(clips) for clips, _ in take_epoch(make_batches(count))) == sizes
+
+
 def test_the_next_epoch_has_another_order():
     batches = make_batches(count=50, batch_size=50)
     first = batches[0][0][:, 0, 0, 0, 0].tolist()

@@ -58,6 +58,23 @@ def test_a_warm_up_climbs_to_the_peak_and_the_cosine_falls_to_zero():
     assert rates == pytest.approx([0.1, 0.2, 0.4, 0.2, 0.0])
 
 
+@pytest.mark.parametrize("value", [2.0, math.nan])
+def test_nothing_is_waited_for_during_the_warm_up(value):
+    pace = Pace(peak=0.4, epochs=40, patience=9, warmup_epochs=12)
+    progress = pace.advance(Progress(), 1.0)
+    for _ in range(11):
+        progress = pace.advance(progress, value)
+    assert (progress.drops, progress.stopped, progress.best) == (0, False, 1.0)
+    assert pace.rate(12, progress) == 0.4
+    for _ in range(3):
+        progress = pace.advance(progress, value)
+    assert progress.drops == 1
+    assert not progress.stopped
+    for _ in range(6):
+        progress = pace.advance(progress, value)
+    assert progress.stopped
+
+
 def test_the_plateau_rule_waits_for_the_end_of_the_warm_up_with_its_effect():
     pace = Pace(peak=0.4, epochs=10, patience=9, warmup_epochs=2)
     dropped = Progress(drops=1)
