@@ -165,6 +165,12 @@ def _measured(manifest: ModelManifest) -> list[str]:
         doubts += theirs
     if other and not doubts and (split, other["split"]) in GAPS:
         lines += ["", GAPS[split, other["split"]]]
+        if other.get("other_settings"):
+            differing = ", ".join(name.replace("_", " ") for name in other["other_settings"])
+            lines[-1] += (
+                " Not all of the difference need come from that: the other training also had "
+                f"other settings ({differing})."
+            )
     return lines
 
 

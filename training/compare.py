@@ -25,10 +25,11 @@ from training.arguments import command_parser
 from training.data.splits import PARTS
 from training.errors import DataError
 from training.graphs.convert import ExportError, to_onnx
+from training.machine import describe_machine
 from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import read_metrics
 from training.results.parts import MEASURED_PARTS
-from training.results.speed import describe_machine, ms_per_clip
+from training.results.speed import ms_per_clip
 from training.results.tables import (
     duration,
     explain_cost,
@@ -101,15 +102,17 @@ def _row(run: RunDirectory) -> dict[str, Any]:
 def _warn_of_differences(runs: Sequence[RunDirectory], rows: Sequence[dict[str, Any]]) -> None:
     """Say in the rows' warnings which figures do not compare with those above them."""
     classes = [run.read_json("config.json")["classes"] for run in runs]
-    tested: dict[str, set[str]] = {}
+    split: dict[str, dict[str, set[str]]] = {}
     for run, row, labels in zip(runs, rows, classes, strict=True):
-        clips = set(run.read_split("test", "path"))
-        first = tested.setdefault(row["split"], clips)
+        clips = {part: set(run.read_split(part, "path")) for part in PARTS}
+        first = split.setdefault(row["split"], clips)
+        differing = [part for part in PARTS if clips[part] != first[part]]
         if labels != classes[0]:
             row["warnings"].append("its classes are not those of the first run")
-        elif clips != first:
+        elif differing:
             row["warnings"].append(
-                f"its test clips are not those of the first run with the split {row['split']}"
+                f"its {' and '.join(differing)} clips are not those of the first run with the "
+                f"split {row['split']}"
             )
 
 
@@ -121,11 +124,12 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
         *("CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
         "clips (train, validation, test)",
     )
+    names = _short_names([row["run"] for row in rows])
     lines = table(
         header,
         (
             (
-                *(Path(row["run"]).name, row["model"]),
+                *(names[row["run"]], row["model"]),
                 f"{row['frames']}×{row['width']}×{row['height']}",
                 f"{row['dataset']}, {row['classes']} classes",
                 *(row["split"], percent(row[f"{part}_accuracy"])),
@@ -158,10 +162,18 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
                 line
                 for row in rows
                 for warning in row["warnings"]
-                for line in (f"**Warning**, {Path(row['run']).name}: {warning}", "")
+                for line in (f"**Warning**, {names[row['run']]}: {warning}", "")
             ),
         ]
     )
+
+
+def _short_names(runs: Sequence[str]) -> dict[str, str]:
+    """Each run's last folder, or its whole path where two end alike."""
+    last = [Path(run).name for run in runs]
+    return {
+        run: name if last.count(name) == 1 else run for run, name in zip(runs, last, strict=True)
+    }
 
 
 def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:

@@ -23,6 +23,7 @@ from training.arguments import command_parser
 from training.data.digests import file_digest
 from training.data.fetch import DownloadError, fetch
 from training.data.unpack import UnpackError, require_unpacker, unpack
+from training.files import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ def download(
     archive = folder / PurePosixPath(unquote(urlsplit(data_set.url).path)).name
     if archive.suffix.lower() == ".rar":
         require_unpacker()
-    if archive.exists():
+    fetched = not archive.exists()
+    if not fetched:
         print(f"{archive} is there already")
     else:
         fetch(data_set.url, archive, context=context, pause_s=pause_s)
@@ -78,8 +80,12 @@ def download(
     print(f"sha256 {digest}  {archive}")
     if sha256 and digest != sha256.lower():
         raise DownloadError(f"the sha256 of {archive} is {digest}, not {sha256}: remove it")
-    record = {"url": data_set.url, "bytes": archive.stat().st_size, "sha256": digest}
-    archive.with_name(f"{archive.name}.json").write_text(json.dumps(record, indent=2) + "\n")
+    record = {"bytes": archive.stat().st_size, "sha256": digest}
+    if fetched:  # where else it is from is not known
+        record = {"url": data_set.url, **record}
+    beside = archive.with_name(f"{archive.name}.json")
+    if fetched or not beside.exists():
+        write_text(beside, json.dumps(record, indent=2) + "\n")
     files = unpack(archive, folder)
     print(f"{files} files in {folder / data_set.folder}; {archive} is needed no more")
     return folder / data_set.folder

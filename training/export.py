@@ -37,12 +37,13 @@ from training.errors import DataError
 from training.files import write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
+from training.machine import describe_machine
 from training.results.evaluate import evaluate_probabilities
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
 from training.results.parts import answer, read_part
 from training.results.published import Published, newest_of_others, next_version
-from training.results.speed import describe_machine, ms_per_clip
+from training.results.speed import ms_per_clip
 from training.run import RunDirectory
 
 PARITY_BATCHES = (1, 3, 8)
@@ -228,6 +229,9 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
             )
     if theirs["split"] == config["split"]:
         raise ExportError(f"{other.path} is under the same split: there is nothing to compare")
+    # What stands for the data is another matter, and the split is what is compared.
+    own = {"data", "groups", "split", "split_file", "git_commit"}
+    names = sorted((config.keys() | theirs.keys()) - own)
     figures = ("clips", "accuracy", "accuracy_interval", "precision", "recall", "f1")
     return {
         **{name: metrics["test"][name] for name in figures},
@@ -236,6 +240,7 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
         "footage": inspect_groups(other),
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["training_seconds"],
+        "other_settings": [name for name in names if theirs.get(name) != config.get(name)],
     }
 
 

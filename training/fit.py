@@ -62,7 +62,6 @@ from training.report import write_report
 from training.results.measure import measure_run, measured_parts
 from training.results.parts import MEASURED_PARTS, answer
 from training.results.published import find_published
-from training.results.speed import describe_machine
 from training.results.tables import summarise
 from training.run import RunDirectory, current_commit, default_cache
 
@@ -117,9 +116,6 @@ def agree(
     Raises:
         OptionError: they differ; every worker raises it.
     """
-    if workers.count > 1 and config.mixed_precision:
-        # A worker whose 16 bits overflow skips the step, and the others would wait for it.
-        raise OptionError("--mixed-precision does not go with several workers")
     # The names of files are not: what is in them is. Nor is the commit, which not every copy of the
     # code knows.
     own = ("data", "dataset", "groups", "split_file", "git_commit")
@@ -162,7 +158,7 @@ def conclude(
             "best_epoch": training.best_epoch,
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
-            "hardware": describe_machine(),
+            "hardware": training.machines,
         },
     )
     for name, measured in metrics.items():
@@ -191,6 +187,9 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     index = index_clips(arguments.data, classes=arguments.classes, groups=arguments.groups)
     unflipped = mirror_sensitive(augmentation, index.classes)
     config = FitConfig.of_arguments(arguments, index.classes, current_commit())
+    if workers.count > 1 and config.mixed_precision:
+        # A worker whose 16 bits overflow skips the step, and the others would wait for it.
+        raise OptionError("--mixed-precision does not go with several workers")
     run = RunDirectory(arguments.out)
     if workers.is_chief:
         run.check_begin(asdict(config), resume=arguments.resume)
@@ -209,8 +208,8 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
-        run.write_json("data.json", usable.record(warnings))
         run.write_split(split, {clip: entry_digest(at) for clip, at in usable.entries.items()})
+        run.write_json("data.json", usable.record(warnings))  # not by a run that was just refused
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print(", ".join(f"{len(part)} {name}" for name, part in split.parts.items()), "clips")

@@ -93,6 +93,7 @@ def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.
         run.path / "curves.png",
         best_epoch=metrics["best_epoch"],
         title=f"Training of {heading}",
+        targets=_training_targets(config),
     )
     for part in parts:
         measured = metrics[part]
@@ -116,6 +117,14 @@ def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.
         (run.path / _mistakes_file(shown)).unlink(missing_ok=True)
     run.write_text("report.md", "\n".join(_lines(run, config, metrics, shown, answers)) + "\n")
     return run.path / "report.md"
+
+
+def _training_targets(config: Mapping[str, Any]) -> str:
+    kinds = {
+        "smoothed": config.get("label_smoothing"),
+        "weighed by class": config.get("class_weights"),
+    }
+    return " and ".join(kind for kind, is_on in kinds.items() if is_on)
 
 
 def _reliability_file(part: str) -> str:

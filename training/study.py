@@ -26,11 +26,12 @@ import onnxruntime
 from training import fit
 from training.arguments import command_parser
 from training.compare import compare_runs
+from training.data.splits import PARTS
 from training.errors import DataError
 from training.graphs.convert import ExportError
+from training.machine import describe_machine
 from training.results.parts import MEASURED_PARTS
 from training.results.plots import plot_study
-from training.results.speed import describe_machine
 from training.results.tables import (
     duration,
     explain_cost,
@@ -83,8 +84,14 @@ def run_study(out: Path, frames: Sequence[int], options: Sequence[str]) -> list[
         # Not before: a first start with a wrong option must not bind the second.
         study.write_json(OPTIONS_FILE, list(options))
     runs = [RunDirectory.open(path) for path in points.values()]
-    if len({tuple(run.read_split("test", "path")) for run in runs}) > 1:
-        raise StudyError(f"the points in {out} have different test clips: did the data change?")
+    differing = [
+        part for part in PARTS if len({tuple(run.read_split(part, "path")) for run in runs}) > 1
+    ]
+    if differing:
+        raise StudyError(
+            f"the points in {out} have different {' and '.join(differing)} clips: did the data "
+            "change, or the table of parts?"
+        )
     rows = compare_runs(list(points.values()))
     study.write_json("study.json", rows)
     title = f"{rows[0]['model']} by number of frames, {rows[0]['split']} split"

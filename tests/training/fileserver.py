@@ -19,6 +19,8 @@ class FileServer:
     #: Last-Modified of answers with the whole file; those with a part need not repeat it.
     modified: str = ""
     ranges: bool = True
+    #: Whether it looks at If-Range; a server that does not sends parts of whatever it has now.
+    if_range: bool = True
     #: Bytes after which each of the next connections is dropped.
     drops: list[int] = field(default_factory=list)
     #: Statuses that the next requests are answered with.
@@ -47,7 +49,7 @@ def serving(content: bytes, name: str = "data.zip") -> Iterator[FileServer]:
             start = 0
             match = re.fullmatch(r"bytes=(\d+)-", asked)
             same = self.headers.get("If-Range", "") in {state.etag, state.modified} - {""}
-            if match and state.ranges and same:
+            if match and state.ranges and (same or not state.if_range):
                 start = int(match[1])
                 if start >= len(state.content):
                     self.send_response(416)

@@ -14,11 +14,11 @@ from clip import ClipSpec
 from training.data.cache import StoredClips, decode_clips
 from training.data.index import index_clips
 from training.data.splits import split_clips
+from training.machine import describe_machine
 from training.networks.models import build_lrcn
 from training.report import write_report
 from training.results.measure import measure_run
 from training.results.parts import MEASURED_PARTS, answer
-from training.results.speed import describe_machine
 from training.run import RunDirectory
 
 HISTORY = """\
@@ -62,7 +62,7 @@ def make_run(dataset: Path, path: Path, *, split: str = "group", frames: int = 2
             "best_epoch": 2,
             "epochs_run": 3,
             "training_seconds": 125,
-            "hardware": describe_machine(),
+            "hardware": [describe_machine()],
         },
     )
     write_report(run, clips)

@@ -61,7 +61,7 @@ def test_the_card_tells_what_the_model_cost(published, manifest, untrained_run):
     card, speed = (published / "card.md").read_text(), manifest.metrics["speed"]
     assert 0 < speed["cpu_ms_per_clip"] < 10_000
     assert f"{speed['cpu_ms_per_clip']:.1f} ms a clip" in card
-    processor = untrained_run.read_json("metrics.json")["hardware"]["processor"]
+    processor = untrained_run.read_json("metrics.json")["hardware"][0]["processor"]
     assert f"3 epochs in 2 min on {processor}" in card
 
 
@@ -72,6 +72,22 @@ def test_the_other_splits_figure_stands_beside_with_the_reason(published, manife
     row = f"| test, `random` split, another training | {theirs['clips']} | {theirs['accuracy']:.1%}"
     assert row in card
     assert "Why the figures differ" in card
+    assert other["other_settings"] == []
+    assert "other settings" not in card
+
+
+def test_settings_that_the_other_training_had_otherwise_are_named(
+    untrained_run, random_run, dataset, tmp_path
+):
+    other = RunDirectory.open(shutil.copytree(random_run.path, tmp_path / "other"))
+    config = other.read_json("config.json")
+    changed = {"epochs": 9, "label_smoothing": 0.1, "git_commit": "another", "data": "elsewhere"}
+    other.write_json("config.json", {**config, **changed})
+    models = tmp_path / "models"
+    assert export(untrained_run, dataset, models, "--compare-run", str(other.path)) == 0
+    record = json.loads((models / "lrcn/1/manifest.json").read_text())
+    assert record["metrics"]["comparison"]["other_settings"] == ["epochs", "label_smoothing"]
+    assert "had other settings (epochs, label smoothing)" in (models / "lrcn/1/card.md").read_text()
 
 
 @pytest.fixture

@@ -228,8 +228,12 @@ def test_t5_a_file_that_was_exchanged_under_its_name_is_noticed(
     path = run.read_split("test", "path")[0]
     with (data / path).open("ab") as file:
         file.write(b"\0")
+    (data / "data.txt").write_text("no video")
+    before = (run.path / "data.json").read_bytes()
     assert fit(data, run.path, "--resume") == 2
     assert "its split.tsv would be another" in capsys.readouterr().err
+    assert (run.path / "data.json").read_bytes() == before
+    (data / "data.txt").unlink()
     publish = ["--publish", str(tmp_path / "models")]
     assert training.export.main([str(run.path), "--data", str(data), *publish]) == 1
     assert f"1 files in {data} are not those that the run had, as {path}" in capsys.readouterr().err

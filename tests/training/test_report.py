@@ -35,7 +35,7 @@ def test_the_report_states_the_figures_and_shows_every_plot(untrained_run):
         f"Test accuracy **{test['accuracy']:.1%}**",
         f"on {test['clips']} clips",
         "Best epoch 2 of 3, by validation loss; trained for 2 min on",
-        metrics["hardware"]["processor"],
+        metrics["hardware"][0]["processor"],
         "resamples of whole groups",
         f"| expected calibration error | {test['calibration']['expected_error']:.1%} |",
         f"| train | {len(untrained_run.read_split('train', 'path'))} |",

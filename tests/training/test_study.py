@@ -76,7 +76,7 @@ def test_points_on_other_clips_are_not_put_beside_each_other(finished, dataset, 
     split = out / "frames-03/split.tsv"
     split.write_text(split.read_text().replace("\ttest\t", "\ttrain\t", 1))
     assert study(dataset, out) == 1
-    assert "different test clips" in capsys.readouterr().err
+    assert "different train and test clips" in capsys.readouterr().err
 
 
 def test_what_the_study_decides_itself_cannot_be_an_option(dataset, tmp_path, capsys):

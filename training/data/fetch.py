@@ -49,6 +49,16 @@ class _Version:
     validator: str
     total: int | None
 
+    def is_another(self, known: _Version) -> bool:
+        """Whether it cannot be that one: other bytes, by their count or the server's validator.
+
+        An ETag and a date say nothing of each other; a server may send one now, then the other.
+        """
+        alike = self.validator.startswith('"') == known.validator.startswith('"')
+        return self.total != known.total or (
+            bool(self.validator and known.validator) and alike and self.validator != known.validator
+        )
+
 
 def fetch(
     url: str,
@@ -116,7 +126,7 @@ def _go_on(url: str, part: Path, context: ssl.SSLContext | None) -> None:
         raise _InterruptedError(str(error) or type(error).__name__) from error
     with response:
         start, version = _described(response, url)
-        if start != done or (known and done and start and version.total != known.total):
+        if start != done or (known and done and start and version.is_another(known)):
             if start:
                 _forget(part)
                 raise DownloadError(f"{url} sends another range than was asked for: try once more")

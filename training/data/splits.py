@@ -4,7 +4,7 @@
 validation, stratified by class. Clips cut from one video end up on both sides, so its figures say
 how well a network knows footage that it has seen.
 
-`group` takes the same shares, but whole groups: the honest figure for new footage.
+`group` takes the same shares, as nearly as whole groups allow: the honest figure for new footage.
 
 `file` takes the parts that a table names, for published splits and for comparing runs on the same
 clips. A run's own split.tsv is such a table.
@@ -26,6 +26,8 @@ from training.errors import DataError, OptionError
 
 #: One part in FOLDS is held out: 20 %.
 FOLDS = 5
+#: A class of which less, or more, is held out for testing is warned of.
+SHARES = (0.1, 0.4)
 
 PARTS = ("train", "validation", "test")
 
@@ -65,9 +67,10 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
         if lacking:
-            needed = {"group": "more groups (7 will do)", "random": "more clips (6 will do)"}.get(
-                protocol, "one clip in each part"
-            )
+            needed = {
+                "group": "more groups, or groups of like sizes",
+                "random": "more clips (6 will do)",
+            }.get(protocol, "one clip in each part")
             raise DataError(
                 f"the {protocol} split leaves no {name} clip of {', '.join(lacking)}: "
                 f"each class needs {needed}"
@@ -174,7 +177,25 @@ def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
         train, validation = hold_out(rest, seed)
     except ValueError as error:
         raise DataError(f"the data set is too small for a {protocol} split: {error}") from error
-    return Split(train, validation, test)
+    return Split(train, validation, test, _warn_of_odd_shares(index, test))
+
+
+def _warn_of_odd_shares(index: ClipIndex, test: Sequence[Clip]) -> tuple[str, ...]:
+    """Which classes are hardly tested, or hardly trained, because whole groups would not fit."""
+    clips = Counter(clip.label for clip in index.clips)
+    tested = Counter(clip.label for clip in test)
+    least, most = SHARES
+    odd = [
+        f"{label}: {tested[label]} of {clips[label]}"
+        for label in index.classes
+        if not least * clips[label] <= tested[label] <= most * clips[label]
+    ]
+    if not odd:
+        return ()
+    return (
+        "the groups are of such different sizes that of some classes far from a fifth of the clips "
+        f"is held out for testing: {', '.join(odd)}",
+    )
 
 
 def _hold_out_clips(clips: Sequence[Clip], seed: int) -> Halves:
@@ -189,8 +210,17 @@ def _hold_out_groups(clips: Sequence[Clip], seed: int) -> Halves:
     labels = [clip.label for clip in clips]
     groups = [clip.group for clip in clips]
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    rest, held_out = next(folds.split(np.zeros(len(clips)), labels, groups))
-    return tuple(clips[i] for i in rest), tuple(clips[i] for i in held_out)
+    halves = [
+        (tuple(clips[i] for i in rest), tuple(clips[i] for i in held_out))
+        for rest, held_out in folds.split(np.zeros(len(clips)), labels, groups)
+    ]
+    # With groups of very different sizes the first fold may lack a class that another one has.
+    whole = (
+        pair
+        for pair in halves
+        if all({clip.label for clip in half} == set(labels) for half in pair)
+    )
+    return next(whole, halves[0])
 
 
 _HOLD_OUT: Mapping[str, Callable[[Sequence[Clip], int], Halves]] = MappingProxyType(

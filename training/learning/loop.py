@@ -30,6 +30,7 @@ from training.learning.batches import ClipBatches, FollowEpochs, OrderedBatches
 from training.learning.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint
 from training.learning.pace import Pace, Progress
 from training.learning.workers import AgreeEveryEpoch, WorkerBatches, Workers, share_gradients
+from training.machine import describe_machine
 from training.networks.recipes import Phase
 from training.options import FitConfig
 
@@ -57,6 +58,7 @@ class Training:
         best_weights: as model.get_weights(); empty before the first epoch.
         history: a value an epoch, by name.
         seconds: spent in the epochs of `history`.
+        machines: on which; several where it was resumed on another.
     """
 
     phase: int = 0
@@ -68,6 +70,7 @@ class Training:
     best_weights: Arrays = ()
     history: dict[str, list[float]] = field(default_factory=dict)
     seconds: float = 0.0
+    machines: list[dict[str, Any]] = field(default_factory=list)
 
     def to_checkpoint(self, model: keras.Model) -> Checkpoint:
         """Everything at the end of an epoch."""
@@ -79,6 +82,7 @@ class Training:
             "best_epoch": self.best_epoch,
             "history": self.history,
             "seconds": self.seconds,
+            "machines": self.machines,
         }
         arrays = {
             "model": _values(model.variables),
@@ -350,6 +354,7 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
         self._training = training
         self._folder = folder
         self._averaged = averaged
+        self._machine = describe_machine()
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._started = time.monotonic()
@@ -366,6 +371,8 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
         for name, logged in logs.items():
             training.history.setdefault(name, []).append(float(logged))
         training.seconds += time.monotonic() - self._started
+        if self._machine not in training.machines:
+            training.machines.append(self._machine)
         if self._folder is not None:
             write_checkpoint(self._folder / CHECKPOINTS, training.to_checkpoint(self.model))
             _write_history(training, self._folder)

@@ -36,7 +36,12 @@ class Mistake:
 
 
 def plot_curves(
-    history: Mapping[str, Sequence[float]], path: Path, *, best_epoch: int, title: str
+    history: Mapping[str, Sequence[float]],
+    path: Path,
+    *,
+    best_epoch: int,
+    title: str,
+    targets: str = "",
 ) -> None:
     """Loss and accuracy of training and validation by epoch, the best epoch and rate drops marked.
 
@@ -46,6 +51,8 @@ def plot_curves(
         path: the PNG to write.
         best_epoch: the one whose weights were kept, from 1.
         title: the heading.
+        targets: what the training's targets are, if not those of the validation: the losses are
+            then of different kinds.
     """
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     figure.suptitle(title)
@@ -53,7 +60,7 @@ def plot_curves(
         epochs = range(1, len(history[name]) + 1)
         marker = "." if len(epochs) <= 60 else ""
         for key, label, colour in (
-            (name, "training", TRAINING),
+            (name, f"training, {targets}" if targets and name == "loss" else "training", TRAINING),
             (f"val_{name}", "validation", VALIDATION),
         ):
             axes.plot(epochs, history[key], label=label, color=colour, marker=marker, linewidth=1.4)

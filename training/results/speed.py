@@ -1,18 +1,13 @@
-"""What a clip costs, and on which machine that was measured."""
+"""What a clip costs."""
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import onnxruntime
-import tensorflow as tf
 
 from clip.manifest import INPUT_NAME, OUTPUT_NAME
 
@@ -50,24 +45,3 @@ def ms_per_clip(graphs: Mapping[str, bytes], *, rounds: int = ROUNDS) -> dict[st
             session.run([OUTPUT_NAME], {INPUT_NAME: clips[name]})
             taken[name].append((time.process_time() - start) * 1e3)
     return {name: median(times[_WARM_UPS:]) for name, times in taken.items()}
-
-
-def describe_machine() -> dict[str, Any]:
-    """The machine as JSON values: `processor`, usable `cores`, and the names of its `gpus`."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    details = [
-        tf.config.experimental.get_device_details(device)
-        for device in tf.config.list_physical_devices("GPU")
-    ]
-    return {
-        "processor": _processor(),
-        "cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "gpus": [detail.get("device_name", "GPU") for detail in details],
-    }
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()

@@ -69,12 +69,15 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def hardware(machine: Mapping[str, Any] | None) -> str:
-    """A machine in words, as `training.results.speed.describe_machine` found it."""
-    if not machine:
+def hardware(machines: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> str:
+    """One or more machines in words, as `training.machine.describe_machine` found them."""
+    if not machines:
         return "a machine that was not recorded"
-    processor = f"{machine['processor']} ({machine['cores']} cores)"
-    return " and ".join([processor, *machine["gpus"]])
+    several = [machines] if isinstance(machines, Mapping) else machines
+    return ", then ".join(
+        " and ".join([f"{one['processor']} ({one['cores']} cores)", *one["gpus"]])
+        for one in several
+    )
 
 
 def monitor(config: Mapping[str, Any]) -> str:

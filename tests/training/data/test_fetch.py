@@ -79,6 +79,20 @@ def test_a_part_of_another_version_is_not_mixed_with_this_one(server, target):
     assert target.read_bytes() == CONTENT[::-1]
 
 
+def test_a_part_is_not_completed_from_another_version_by_a_server_that_ignores_if_range(
+    server, target
+):
+    server.drops = [100_000] + [0] * (ATTEMPTS - 1)
+    with pytest.raises(DownloadError):
+        fetch(server.url, target, pause_s=0)
+    server.content, server.etag, server.if_range = CONTENT[::-1], '"two"', False
+    with pytest.raises(DownloadError, match="another range than was asked for"):
+        fetch(server.url, target, pause_s=0)
+    assert names(target) == []
+    fetch(server.url, target, pause_s=0)
+    assert target.read_bytes() == CONTENT[::-1]
+
+
 @pytest.mark.parametrize(("ranges", "etag"), [(False, '"one"'), (True, ""), (True, 'W/"one"')])
 def test_a_server_that_cannot_resume_is_asked_for_all_of_it_again(server, target, ranges, etag):
     server.ranges, server.etag, server.drops = ranges, etag, [100_000]

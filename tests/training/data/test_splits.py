@@ -103,6 +103,38 @@ def test_a_runs_own_table_gives_its_split_again(name, tmp_path):
     assert again == split
 
 
+def make_uneven(sizes):
+    return ClipIndex(
+        Path("data"),
+        tuple(sizes),
+        tuple(
+            Clip(f"{label}/g{g}_{i}.avi", label, f"{label}_g{g}")
+            for label, counts in sizes.items()
+            for g, count in enumerate(counts)
+            for i in range(count)
+        ),
+    )
+
+
+def test_groups_of_very_different_sizes_are_split_where_that_is_possible():
+    index = make_uneven(
+        {"A": [1, 3, 4, 30, 1, 8, 1], "B": [2, 3, 4, 3, 1, 15, 8], "C": [8, 3, 1, 1, 15, 8, 8]}
+    )
+    split = split_clips(index, protocol="group", seed=0)
+    for part in split.parts.values():
+        assert {clip.label for clip in part} == set("ABC")
+
+
+def test_a_class_of_which_odd_shares_are_tested_is_warned_of():
+    index = make_uneven({"A": [60] + [1] * 7, "B": [10] * 8})
+    split = split_clips(index, protocol="group", seed=0)
+    assert sum(clip.label == "A" for clip in split.test) == 60
+    (warning,) = split.warnings
+    assert "far from a fifth of the clips is held out for testing: A: 60 of 67" in warning
+    assert "B" not in warning
+    assert not split_clips(make_index(), protocol="group", seed=0).warnings
+
+
 def test_clips_that_the_table_does_not_name_are_left_out_with_a_warning(tmp_path):
     index = make_index(clips=5)
     table = write_table(tmp_path / "parts.tsv", some_rows(index)[5:])

@@ -112,6 +112,23 @@ def test_t1_resumed_after_any_epoch_a_training_ends_as_the_uninterrupted(
     assert_same_end(run_killed(tmp_path, monkeypatch, epoch), wanted, (tmp_path, folder))
 
 
+def test_a_training_remembers_every_machine_that_it_was_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(training.learning.loop, "describe_machine", lambda: {"processor": "first"})
+        run(tmp_path)
+    checkpoint = training.learning.checkpoints.read_last(tmp_path / CHECKPOINTS)
+    assert checkpoint.record["machines"] == [{"processor": "first"}]
+    # Finished: nothing is trained any more, wherever that is found.
+    assert run(tmp_path)[1].machines == [{"processor": "first"}]
+
+
+def test_a_training_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeypatch):
+    machines = iter([{"processor": "first"}] * len(PHASES) + [{"processor": "second"}] * 9)
+    monkeypatch.setattr(training.learning.loop, "describe_machine", lambda: next(machines))
+    _, trained = run_killed(tmp_path, monkeypatch, 1)
+    assert [machine["processor"] for machine in trained.machines] == ["first", "second"]
+
+
 AVERAGED = dataclasses.replace(CONFIG, ema=0.9, patience=8)
 
 

@@ -31,6 +31,16 @@ def test_the_curves_are_drawn(tmp_path):
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
 
 
+def test_a_training_loss_of_another_kind_is_labelled_so(tmp_path):
+    for name, targets in (("plain", ""), ("smoothed", "smoothed")):
+        plot_curves(HISTORY, tmp_path / name, best_epoch=2, title="title", targets=targets)
+    plain, smoothed = (cv2.imread(str(tmp_path / name)) for name in ("plain", "smoothed"))
+    differing = (plain != smoothed).any(axis=(0, 2))
+    half = len(differing) // 2
+    assert differing[:half].any()
+    assert not differing[half:].any(), "accuracies are of one kind"
+
+
 @pytest.mark.parametrize(
     ("rates", "marked"),
     [([1e-3, 1e-3, 2e-4], True), ([1e-3, 9e-4, 8e-4], False)],
