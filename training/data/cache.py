@@ -120,14 +120,22 @@ def entry_digest(entry: Path) -> str:
 
 
 class StoredClips(Sequence[npt.NDArray[np.uint8]]):
-    """Cache entries as a sequence of tensors, uint8 (frames, height, width, 3), read when asked.
+    """Cache entries of one spec as a sequence of tensors, uint8 (frames, height, width, 3).
 
-    Each is mapped anew and closed when its array is dropped: a thousand clips do not hold a
-    thousand files open.
+    Each is mapped anew when asked for and closed when its array is dropped: a thousand clips do not
+    hold a thousand files open.
     """
 
     def __init__(self, entries: Mapping[Clip, Path], clips: Sequence[Clip]) -> None:
         self._files = [entries[clip] for clip in clips]
+        # One spec, one header. NumPy parses it as Python source, which in CPython 3.11 fails by
+        # chance while another thread parses some too, as TensorFlow does when it traces a model:
+        # so it is not read anew in the threads that make batches.
+        self._shape: tuple[int, ...] = ()
+        self._offset = 0
+        if self._files:
+            first = np.load(self._files[0], mmap_mode="r")
+            self._shape, self._offset = first.shape, first.offset
 
     def __len__(self) -> int:
         return len(self._files)
@@ -142,9 +150,11 @@ class StoredClips(Sequence[npt.NDArray[np.uint8]]):
         self, index: int | slice
     ) -> npt.NDArray[np.uint8] | list[npt.NDArray[np.uint8]]:
         if isinstance(index, slice):
-            return [np.load(file, mmap_mode="r") for file in self._files[index]]
-        clip: npt.NDArray[np.uint8] = np.load(self._files[index], mmap_mode="r")
-        return clip
+            return [self._map(file) for file in self._files[index]]
+        return self._map(self._files[index])
+
+    def _map(self, file: Path) -> npt.NDArray[np.uint8]:
+        return np.memmap(file, np.uint8, "r", self._offset, self._shape)
 
 
 def _decode_all(index: ClipIndex, spec: ClipSpec, cache: Path) -> dict[Clip, _Decoded]:

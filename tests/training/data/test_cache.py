@@ -64,6 +64,15 @@ def test_clips_are_read_where_they_lie_without_holding_files_open(dataset, tmp_p
         np.testing.assert_array_equal(stored[1:3], tensors[1:3])
 
 
+def test_no_source_is_parsed_where_another_thread_may_parse_some(dataset, tmp_path, monkeypatch):
+    index = index_clips(dataset)
+    entries = decode_clips(index, SPEC, tmp_path)
+    stored = StoredClips(entries, index.clips)
+    monkeypatch.setattr("ast.literal_eval", lambda _: pytest.fail("parsed"))
+    assert [clip.shape for clip in stored[:]] == [(3, 32, 32, 3)] * len(index.clips)
+    assert len(StoredClips(entries, [])[:]) == 0
+
+
 def test_an_entry_that_lost_its_bytes_is_made_again(dataset, tmp_path):
     index = index_clips(dataset)
     entry = decode_clips(index, SPEC, tmp_path)[index.clips[0]]
