@@ -38,6 +38,7 @@ from training.files import write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
 from training.machine import describe_machine
+from training.options import FitConfig
 from training.results.evaluate import evaluate_probabilities
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
@@ -231,7 +232,9 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
         raise ExportError(f"{other.path} is under the same split: there is nothing to compare")
     # What stands for the data is another matter, and the split is what is compared.
     own = {"data", "groups", "split", "split_file", "git_commit"}
-    names = sorted((config.keys() | theirs.keys()) - own)
+    # A run of older code had the defaults of what was not an option yet.
+    mine, others = ({**FitConfig.defaults(), **options} for options in (config, theirs))
+    names = sorted((mine.keys() | others.keys()) - own)
     figures = ("clips", "accuracy", "accuracy_interval", "precision", "recall", "f1")
     return {
         **{name: metrics["test"][name] for name in figures},
@@ -240,7 +243,7 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
         "footage": inspect_groups(other),
         "best_epoch": metrics["best_epoch"],
         "seconds": metrics["training_seconds"],
-        "other_settings": [name for name in names if theirs.get(name) != config.get(name)],
+        "other_settings": [name for name in names if others.get(name) != mine.get(name)],
     }
 
 

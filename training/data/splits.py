@@ -177,7 +177,9 @@ def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
         train, validation = hold_out(rest, seed)
     except ValueError as error:
         raise DataError(f"the data set is too small for a {protocol} split: {error}") from error
-    return Split(train, validation, test, _warn_of_odd_shares(index, test))
+    # Stratified by clips the shares are what they can be.
+    warnings = _warn_of_odd_shares(index, test) if protocol == "group" else ()
+    return Split(train, validation, test, warnings)
 
 
 def _warn_of_odd_shares(index: ClipIndex, test: Sequence[Clip]) -> tuple[str, ...]:

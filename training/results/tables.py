@@ -75,9 +75,14 @@ def hardware(machines: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -
         return "a machine that was not recorded"
     several = [machines] if isinstance(machines, Mapping) else machines
     return ", then ".join(
-        " and ".join([f"{one['processor']} ({one['cores']} cores)", *one["gpus"]])
+        " and ".join([f"{one['processor']} ({cores(one['cores'])})", *one["gpus"]])
         for one in several
     )
+
+
+def cores(count: int) -> str:
+    """A number of processor cores in words."""
+    return "1 core" if count == 1 else f"{count} cores"
 
 
 def monitor(config: Mapping[str, Any]) -> str:

@@ -133,6 +133,8 @@ def test_a_class_of_which_odd_shares_are_tested_is_warned_of():
     assert "far from a fifth of the clips is held out for testing: A: 60 of 67" in warning
     assert "B" not in warning
     assert not split_clips(make_index(), protocol="group", seed=0).warnings
+    few = make_uneven({"A": [1] * 12, "B": [1] * 300})
+    assert not split_clips(few, protocol="random", seed=0).warnings
 
 
 def test_clips_that_the_table_does_not_name_are_left_out_with_a_warning(tmp_path):
