@@ -21,10 +21,11 @@ from training.results.tables import (
     class_table,
     confusions,
     duration,
+    explain_choice,
     explain_interval,
     hardware,
     interval,
-    monitor,
+    kept_epoch,
     percent,
     table,
 )
@@ -115,6 +116,8 @@ def _data(manifest: ModelManifest) -> list[str]:
     training = manifest.training
     counts, groups = training["counts"], training.get("groups")
     table = training["config"].get("groups")
+    chosen_by = manifest.metrics.get("chosen_by")
+    kept = kept_epoch(training["config"], training["best_epoch"], training["epochs_run"])
     told = f", as the table {table} tells them" if table else ""
     lines = [
         "## Data and protocol",
@@ -127,8 +130,9 @@ def _data(manifest: ModelManifest) -> list[str]:
             if groups
             else ""
         )
-        + f". {explain_split(training['split'], training.get('footage'))} The best epoch was "
-        f"picked by {monitor(training['config'])}, nothing by the test clips.",
+        + f". {explain_split(training['split'], training.get('footage'))} "
+        + (explain_choice(chosen_by) if chosen_by else f"{kept}.")
+        + " Nothing was picked by the test clips.",
     ]
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
     return [*lines, "", citation] if citation else lines
@@ -137,7 +141,10 @@ def _data(manifest: ModelManifest) -> list[str]:
 def _measured(manifest: ModelManifest) -> list[str]:
     metrics, split = manifest.metrics, manifest.training["split"]
     other = metrics.get("comparison")
-    rows = [_figures(part, metrics[part]) for part in ("test", "validation")]
+    rows = [_figures(part, metrics[part]) for part in ("test", "validation") if part in metrics]
+    if "chosen_by" in metrics:
+        chosen = metrics["chosen_by"]["validation"]
+        rows.append(_figures("validation, the training that chose the settings", chosen))
     lines = ["## Metrics", "", "The test figures are those of this very .onnx file."]
     if other:
         rows.append(_figures(f"test, `{other['split']}` split, another training", other))
@@ -223,8 +230,8 @@ def _cost(manifest: ModelManifest) -> list[str]:
         "## Cost",
         "",
         f"Training, one run: {training['epochs_run']} epochs in {duration(training['seconds'])} on "
-        f"{hardware(training.get('hardware'))}, best epoch {training['best_epoch']}. Settings, "
-        "library versions and commit are in manifest.json.",
+        f"{hardware(training.get('hardware'))}. Settings, library versions and commit are in "
+        "manifest.json.",
     ]
     if speed:
         lines[-1] += (

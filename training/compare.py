@@ -45,6 +45,10 @@ PAPER = (
     "The paper, ten classes of UCF50 under a random split: LRCN accuracy 96.67 %, precision "
     "96.89 %; ConvLSTM 87.78 % and 87.69 %."
 )
+_DASHES = {
+    "test": "A dash: a run that left its test clips (--no-test).",
+    "validation": "A dash: a run trained on its validation clips too (--refit).",
+}
 
 
 def compare_runs(paths: Sequence[Path]) -> list[dict[str, Any]]:
@@ -87,7 +91,7 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         "counts": {name: len(run.read_split(name, "path")) for name in PARTS},
     }
     for part in MEASURED_PARTS:
-        # None, where a run left its test clips.
+        # None, where a run was not measured on it.
         measured = metrics.get(part, {})
         for name in ("accuracy", "precision"):
             row[f"{part}_{name}"] = measured.get(name)
@@ -181,7 +185,7 @@ def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:
     intervals = [row[f"{part}_interval"] for row in rows]
     lines = dict.fromkeys(explain_interval(bounds) for bounds in intervals if bounds)
     if None in intervals:
-        lines["A dash: a run that left its test clips (--no-test)."] = None
+        lines[_DASHES[part]] = None
     if part == "validation":
         lines["Validation picked the epochs: its figures are to choose by, not to report."] = None
     return "".join(f"{line} " for line in lines)

@@ -113,7 +113,8 @@ def publish_run(
         clip_spec=run.read_clip_spec(),
         training=_training_record(run, config, metrics, model),
         metrics={
-            "validation": metrics["validation"],
+            # A refit has the validation figures of the run that chose its settings.
+            **{name: metrics[name] for name in ("validation", "chosen_by") if name in metrics},
             "test": measured,
             "speed": _measure_speed(content, others),
             **({"comparison": comparison} if comparison else {}),

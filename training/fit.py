@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from typing import Any
 
 # Before TensorFlow is loaded: most of its messages say nothing about the run, and the order in
 # which it adds up gradients must not depend on chance (training.learning.loop.make_deterministic).
@@ -29,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
+from training.chosen import join_validation, open_chosen, recount_choice
 from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips, entry_digest
 from training.data.index import BadFile, Clip, ClipIndex, index_clips
 from training.data.splits import Split, split_clips
@@ -141,6 +143,7 @@ def conclude(
     *,
     skipped: Sequence[BadFile],
     warnings: Sequence[str],
+    chosen_by: Mapping[str, Any] | None,
 ) -> None:
     """Save the best network, measure it on the clips of each part, and write the report."""
     model = build_network(config)
@@ -159,11 +162,21 @@ def conclude(
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
             "hardware": training.machines,
+            **({"chosen_by": chosen_by} if chosen_by else {}),
         },
     )
     for name, measured in metrics.items():
         print(f"{name}: {summarise(measured)} ({config.split} split)")
     print(f"wrote {write_report(run, clips)}")
+
+
+def publish(run: RunDirectory, arguments: argparse.Namespace, test_clips: StoredClips) -> None:
+    """Export a finished run to the models folder, unless a resumed one was before."""
+    before = find_published(run, arguments.publish) if arguments.resume else None
+    if before:
+        print(f"published before: {before} (training.export publishes it once more)")
+    else:
+        print(f"published {publish_run(run, arguments.publish, test_clips=test_clips)}")
 
 
 def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
@@ -190,6 +203,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if workers.count > 1 and config.mixed_precision:
         # A worker whose 16 bits overflow skips the step, and the others would wait for it.
         raise OptionError("--mixed-precision does not go with several workers")
+    chosen = open_chosen(arguments.refit, config) if arguments.refit else None
     run = RunDirectory(arguments.out)
     if workers.is_chief:
         run.check_begin(asdict(config), resume=arguments.resume)
@@ -199,6 +213,9 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
     split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
+    digests = {clip: entry_digest(at) for clip, at in usable.entries.items()}
+    if chosen:
+        split = join_validation(split, digests, chosen)
     warnings = (*index.warnings, *split.warnings)
     if arguments.publish:
         check_publishable(len(split.test))
@@ -208,7 +225,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
-        run.write_split(split, {clip: entry_digest(at) for clip, at in usable.entries.items()})
+        run.write_split(split, digests)
         run.write_json("data.json", usable.record(warnings))  # not by a run that was just refused
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -228,7 +245,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         batches,
         names=[clip.path for clip in split.train],
         # Not smoothed, so that the validation loss stays comparable between runs.
-        validation=(parts["validation"], one_hot(index, split.validation)),
+        validation=None if chosen else (parts["validation"], one_hot(index, split.validation)),
         class_weights=weigh_classes(index, split.train) if config.class_weights else None,
     )
 
@@ -245,13 +262,17 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if not workers.is_chief:
         return
     clips = {name: parts[name] for name in measured_parts(run)}
-    conclude(run, config, training, clips, skipped=usable.skipped, warnings=warnings)
+    conclude(
+        run,
+        config,
+        training,
+        clips,
+        skipped=usable.skipped,
+        warnings=warnings,
+        chosen_by=recount_choice(chosen) if chosen else None,
+    )
     if arguments.publish:
-        before = find_published(run, arguments.publish) if arguments.resume else None
-        if before:
-            print(f"published before: {before} (training.export publishes it once more)")
-        else:
-            print(f"published {publish_run(run, arguments.publish, test_clips=parts['test'])}")
+        publish(run, arguments, parts["test"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

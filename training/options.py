@@ -53,6 +53,7 @@ class FitConfig:
     # What is younger than the first runs has the default by which these were made.
     test: bool = True
     ema: float | None = None
+    refit: bool = False
 
     @classmethod
     def of_arguments(
@@ -73,6 +74,7 @@ class FitConfig:
                 "clip_spec": read_clip_spec(arguments).to_dict(),
                 "augmentation": asdict(read_augmentation(arguments)),
                 "phases": tuple(phase.to_dict() for phase in read_phases(arguments)),
+                "refit": arguments.refit is not None,
                 "git_commit": commit,
             }
         )
@@ -105,6 +107,10 @@ class FitConfig:
             (
                 self.ema is None or not self.mixed_precision,
                 "--ema must be left out with --mixed-precision",
+            ),
+            (
+                not self.refit or self.schedule == "cosine",
+                "--refit wants --schedule cosine: no validation loss is left to lower the rate by",
             ),
             (0 <= self.seed < 2**32, "--seed must be at least 0 and less than 2**32"),
         ):
@@ -255,6 +261,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="leave the test clips for later: for runs to choose settings by",
     )
     output.add_argument(
+        "--refit",
+        metavar="RUN",
+        type=Path,
+        help="once validation has chosen the settings: train anew, as RUN was trained, on its "
+        "training and validation clips together. The last epoch counts",
+    )
+    output.add_argument(
         "--publish", metavar="FOLDER", type=Path, help="models folder to publish the ONNX model to"
     )
     return parser.parse_args(arguments)
@@ -300,6 +313,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         _check_writable("--cache", arguments.cache)
         if arguments.cache.resolve().is_relative_to(arguments.out.resolve()):
             raise OptionError("--cache: choose a folder that is not in that of the run, --out")
+    if arguments.refit and not arguments.test:
+        raise OptionError("--refit leaves nothing but test clips to measure: not with --no-test")
     if arguments.publish:
         if not arguments.test:
             raise OptionError("--publish compares on the test clips: it does not go with --no-test")

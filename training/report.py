@@ -39,10 +39,11 @@ from training.results.tables import (
     class_table,
     confusions,
     duration,
+    explain_choice,
     explain_interval,
     hardware,
     interval,
-    monitor,
+    kept_epoch,
     percent,
     table,
 )
@@ -172,9 +173,10 @@ def _lines(
         f"# {config['model']} on {config['dataset']}, {config['split']} split",
         "",
         f"{shown.capitalize()} accuracy **{percent(measured['accuracy'])}** "
-        f"({interval(measured['accuracy_interval'])}) on {measured['clips']} clips. Best epoch "
-        f"{metrics['best_epoch']} of {metrics['epochs_run']}, by {monitor(config)}; trained for "
+        f"({interval(measured['accuracy_interval'])}) on {measured['clips']} clips. "
+        f"{kept_epoch(config, metrics['best_epoch'], metrics['epochs_run'])}; trained for "
         f"{duration(metrics['training_seconds'])} on {hardware(metrics.get('hardware'))}.",
+        *(["", explain_choice(metrics["chosen_by"])] if "chosen_by" in metrics else []),
         *([] if "test" in parts else ["", UNTESTED]),
         "",
         f"{len(config['classes'])} classes: {', '.join(config['classes'])}. A clip is "
@@ -325,7 +327,7 @@ def report_anew(path: Path, *, data: Path | None, cache: Path | None, test: bool
         return write_report(run, {})
     config, model = run.read_json("config.json"), run.load_model()
     metrics = run.read_json("metrics.json")
-    parts = MEASURED_PARTS if test else measured_parts(run, metrics)
+    parts = measured_parts(run, {**metrics, "test": {}} if test else metrics)
     clips = {part: read_part(run, part, data=data, cache=cache) for part in parts}
     answers = {part: answer(model, clips[part], batch_size=config["batch_size"]) for part in parts}
     run.write_json("metrics.json", {**metrics, **measure_run(run, answers)})

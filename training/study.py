@@ -46,7 +46,7 @@ from training.run import MODEL_FILE, RunDirectory
 #: The study's own record of the options of its runs.
 OPTIONS_FILE = "options.json"
 #: What the study decides for each run.
-_OWN = ("--out", "--frames", "--publish", "--resume")
+_OWN = ("--out", "--frames", "--publish", "--refit", "--resume")
 
 
 class StudyError(RuntimeError):

@@ -19,7 +19,7 @@ class AveragedWeights(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
     """Puts the averages in the place of the weights while fit() validates.
 
     Attributes:
-        weights: as model.get_weights(), with the averages of the last validation.
+        weights: as model.get_weights(), with the averages at the end of the last epoch.
     """
 
     weights: Arrays = ()
@@ -35,6 +35,11 @@ class AveragedWeights(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
 
     def on_test_end(self, logs: dict[str, float] | None = None) -> None:
         """Swap them out again."""
-        self.weights = self.model.get_weights()
         for variable, value in zip(self.model.trainable_variables, self._raw, strict=True):
             variable.assign(value)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Keep them, with validation clips or without."""
+        self.on_test_begin()
+        self.weights = self.model.get_weights()
+        self.on_test_end()

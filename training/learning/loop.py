@@ -36,8 +36,6 @@ from training.options import FitConfig
 
 CHECKPOINTS = "checkpoints"
 HISTORY_FILE = "history.csv"
-
-
 ALONE = Workers()
 
 
@@ -54,7 +52,8 @@ class Training:
         first_epoch: the epoch with which it began.
         epoch: finished epochs of all phases.
         progress: the current phase's.
-        best: the best value of the monitor in all phases, reached after `best_epoch` epochs.
+        best: the best value of the monitor in all phases, reached after `best_epoch` epochs; None
+            where nothing is validated, and the last epoch is the best.
         best_weights: as model.get_weights(); empty before the first epoch.
         history: a value an epoch, by name.
         seconds: spent in the epochs of `history`.
@@ -105,13 +104,13 @@ class Examples:
     Attributes:
         batches: the training batches.
         names: of the training clips, in the order in which `batches` counts them.
-        validation: uint8 clips and their one-hot targets.
+        validation: uint8 clips and their one-hot targets; None if they are among the others.
         class_weights: by the class's place; None weighs all alike.
     """
 
     batches: ClipBatches
     names: Sequence[str]
-    validation: tuple[Sequence[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+    validation: tuple[Sequence[npt.NDArray[np.uint8]], npt.NDArray[np.float32]] | None
     class_weights: Mapping[int, float] | None = None
 
 
@@ -179,8 +178,10 @@ def train(
             _write_history(training, folder)
         print(f"going on after epoch {training.epoch}")
     batches = WorkerBatches(examples.batches, workers, examples.class_weights)
-    clips, targets = examples.validation
-    validation = OrderedBatches(clips, targets=targets, batch_size=config.batch_size)
+    validation = None
+    if examples.validation:
+        clips, targets = examples.validation
+        validation = OrderedBatches(clips, targets=targets, batch_size=config.batch_size)
     for number, phase in enumerate(phases):
         if number < training.phase:
             continue
@@ -292,7 +293,7 @@ class _FiniteLoss(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
             )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs["val_loss"]):
+        if not math.isfinite(logs.get("val_loss", 0.0)):
             raise DivergenceError(
                 f"the validation loss is {logs['val_loss']} after epoch {epoch + 1}, learning rate "
                 f"{float(self.model.optimizer.learning_rate)}: try a lower --learning-rate"
@@ -360,7 +361,7 @@ class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras shi
         self._started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        training, value = self._training, logs[self._pace.monitor]
+        training, value = self._training, logs.get(self._pace.monitor)
         training.epoch = epoch + 1
         training.progress = self._pace.advance(training.progress, value)
         if self._pace.is_better(value, training.best):

@@ -65,14 +65,19 @@ class Pace:
         rate: float = self.peak * DROP**progress.drops
         return rate
 
-    def is_better(self, value: float, best: float | None, *, by: float = 0.0) -> bool:
-        """Whether `value` improves on `best` by more than `by`; NaN never does."""
+    def is_better(self, value: float | None, best: float | None, *, by: float = 0.0) -> bool:
+        """Whether `value` improves on `best` by more than `by`; NaN never does.
+
+        None, where nothing is validated, always does: the last epoch is the best.
+        """
+        if value is None:
+            return True
         if best is None:
             return not math.isnan(value)
         return value - by > best if self.monitor == "val_accuracy" else value + by < best
 
-    def advance(self, progress: Progress, value: float) -> Progress:
-        """What is known after one more epoch, with its value of `monitor`."""
+    def advance(self, progress: Progress, value: float | None) -> Progress:
+        """What is known after one more epoch, with its value of `monitor`; None without one."""
         better = self.is_better(value, progress.best)
         warming = progress.epochs < self.warmup_epochs
         waited = 0 if better or warming else progress.waited + 1

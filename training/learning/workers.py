@@ -238,7 +238,8 @@ class WorkerBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships
 class AgreeEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
     """Averages what workers know differently, so that all judge an epoch alike.
 
-    Before the validation the moving statistics of batch normalisation, after it the figures.
+    Before the validation the moving statistics of batch normalisation, after it the figures; where
+    nothing is validated, both after the epoch.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -265,6 +266,8 @@ class AgreeEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Average the epoch's figures, in place."""
         if self._workers.count > 1:
+            if "val_loss" not in logs:
+                self.on_test_begin()
             names = sorted(logs)
             mean = self._average(np.array([logs[name] for name in names]))
             logs.update(zip(names, mean.tolist(), strict=True))

@@ -64,11 +64,18 @@ def read_metrics(run: RunDirectory, *, with_test: bool = False) -> dict[str, Any
 def measured_parts(run: RunDirectory, metrics: Mapping[str, Any] | None = None) -> tuple[str, ...]:
     """The MEASURED_PARTS that a run is measured on: not the test clips while it leaves them.
 
+    Nor, in a refit, the validation clips, for it was trained on them.
+
     Args:
         run: has its config.json.
         metrics: its metrics.json; if None, the one that is there, if one is.
     """
     if metrics is None:
         metrics = run.read_json("metrics.json") if (run.path / "metrics.json").exists() else {}
-    tested = "test" in metrics or run.read_json("config.json").get("test", True)
-    return MEASURED_PARTS if tested else MEASURED_PARTS[:1]
+    config = run.read_json("config.json")
+    left = set()
+    if config.get("refit"):
+        left.add("validation")
+    if "test" not in metrics and not config.get("test", True):
+        left.add("test")
+    return tuple(part for part in MEASURED_PARTS if part not in left)

@@ -46,8 +46,8 @@ def plot_curves(
     """Loss and accuracy of training and validation by epoch, the best epoch and rate drops marked.
 
     Args:
-        history: `loss`, `val_loss`, `accuracy` and `val_accuracy`, and `learning_rate` where it is
-            known, a value an epoch.
+        history: `loss` and `accuracy`, `val_loss` and `val_accuracy` unless nothing was validated,
+            and `learning_rate` where it is known, a value an epoch.
         path: the PNG to write.
         best_epoch: the one whose weights were kept, from 1.
         title: the heading.
@@ -63,11 +63,15 @@ def plot_curves(
             (name, f"training, {targets}" if targets and name == "loss" else "training", TRAINING),
             (f"val_{name}", "validation", VALIDATION),
         ):
-            axes.plot(epochs, history[key], label=label, color=colour, marker=marker, linewidth=1.4)
-        value = history[f"val_{name}"][best_epoch - 1]
-        text = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
-        axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1)
-        axes.plot(best_epoch, value, "o", color="black", label=f"best epoch ({best_epoch}): {text}")
+            values = history.get(key)
+            if values is not None:
+                axes.plot(epochs, values, label=label, color=colour, marker=marker, linewidth=1.4)
+        if values is not None:
+            value = values[best_epoch - 1]
+            text = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
+            label = f"best epoch ({best_epoch}): {text}"
+            axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1)
+            axes.plot(best_epoch, value, "o", color="black", label=label)
         _mark_drops(axes, history.get("learning_rate", ()))
         if name == "accuracy":
             axes.set_ylim(0, 1.02)

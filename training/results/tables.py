@@ -85,9 +85,23 @@ def cores(count: int) -> str:
     return "1 core" if count == 1 else f"{count} cores"
 
 
-def monitor(config: Mapping[str, Any]) -> str:
-    """What picked a run's best epoch, in words."""
-    return str(config.get("monitor", "val_loss")).replace("val_", "validation ")
+def kept_epoch(config: Mapping[str, Any], best: int, run: int) -> str:
+    """Which epoch's weights a run kept, and why, in words that can begin a sentence."""
+    if config.get("refit"):
+        return f"Last of {run} epochs"
+    monitor = str(config.get("monitor", "val_loss")).replace("val_", "validation ")
+    return f"Best epoch {best} of {run}, by {monitor}"
+
+
+def explain_choice(chosen_by: Mapping[str, Any]) -> str:
+    """What chose a refit's settings (training.chosen.recount_choice), in a sentence."""
+    counts, validation = chosen_by["counts"], chosen_by["validation"]
+    return (
+        f"Settings and number of epochs were chosen by {counts['validation']} validation clips in "
+        f"a training on {counts['train']} others (validation accuracy "
+        f"{percent(validation['accuracy'])}, {interval(validation['accuracy_interval'])}, at epoch "
+        f"{chosen_by['best_epoch']} of {chosen_by['epochs_run']}); this training, anew, had both."
+    )
 
 
 def confusions(

@@ -40,6 +40,8 @@ class HeadPhase(Phase):
         model.get_layer("encoder").trainable = False
 
 
+#: Of a refit: no clip is left to validate by.
+ALL_TRAINED = dataclasses.replace(make_examples(train=TRAIN), validation=None)
 PHASES = (HeadPhase("head", epochs=3), Phase("all", rate=0.1))
 
 
@@ -78,7 +80,7 @@ class Killed(BaseException):
     """Nothing catches it."""
 
 
-def run_killed(folder, monkeypatch, epoch, config=CONFIG):
+def run_killed(folder, monkeypatch, epoch, config=CONFIG, examples=None):
     """A training that ends right after an epoch's checkpoint, and goes on."""
 
     def write_and_die(folder, checkpoint):
@@ -90,8 +92,8 @@ def run_killed(folder, monkeypatch, epoch, config=CONFIG):
     with monkeypatch.context() as patch:
         patch.setattr(training.learning.loop, "write_checkpoint", write_and_die)
         with pytest.raises(Killed):
-            run(folder, config)
-    return run(folder, config)
+            run(folder, config, examples=examples)
+    return run(folder, config, examples=examples)
 
 
 def assert_same_end(one, other, folders):
@@ -129,6 +131,23 @@ def test_a_training_that_goes_on_elsewhere_names_both_machines(tmp_path, monkeyp
     assert [machine["processor"] for machine in trained.machines] == ["first", "second"]
 
 
+def test_without_validation_clips_the_last_epoch_is_kept_and_none_ends_a_phase(
+    tmp_path, monkeypatch
+):
+    config = dataclasses.replace(CONFIG, patience=1, schedule="cosine")
+    ends = []
+    for epoch in (1, 3, 4):
+        folder = tmp_path / str(epoch)
+        ends.append(run_killed(folder, monkeypatch, epoch, config, ALL_TRAINED))
+        assert_same_end(ends[-1], ends[0], (folder, tmp_path / "1"))
+    model, trained = ends[0]
+    assert trained.best_epoch == trained.epoch == config.epochs
+    assert set(trained.history) == {"loss", "accuracy", "learning_rate"}
+    last = read_last(tmp_path / "1" / CHECKPOINTS).arrays["model"]
+    kept = [weight.tobytes() for weight in model.get_weights()]
+    assert set(kept) <= {array.tobytes() for array in last}
+
+
 AVERAGED = dataclasses.replace(CONFIG, ema=0.9, patience=8)
 
 
@@ -156,7 +175,8 @@ def test_the_averages_are_what_is_validated_and_kept(averaged, uninterrupted):
     assert [row["val_loss"] for row in steps[:3]] != [row["val_loss"] for row in plain[:3]]
 
 
-def test_the_averages_are_those_of_the_steps(tmp_path, monkeypatch):
+@pytest.mark.parametrize("examples", [make_examples(train=TRAIN), ALL_TRAINED], ids=["", "all"])
+def test_the_averages_are_those_of_the_steps(examples, tmp_path, monkeypatch):
     seen = []
 
     class Watch(keras.callbacks.Callback):
@@ -173,7 +193,7 @@ def test_the_averages_are_those_of_the_steps(tmp_path, monkeypatch):
         lambda batches: keras.callbacks.CallbackList([follow(batches), Watch(batches)]),
     )
     config = dataclasses.replace(AVERAGED, epochs=1, warmup_epochs=0)
-    model, trained = run(tmp_path, config, (Phase("all"),))
+    model, trained = run(tmp_path, config, (Phase("all"),), examples=examples)
     model.set_weights(trained.best_weights)
     wanted = seen[0]
     for step in seen[1:]:

@@ -177,6 +177,13 @@ def test_only_moving_statistics_are_averaged_and_equal_values_stay_to_the_bit():
     agreement.on_test_begin()
     np.testing.assert_allclose(norm.moving_mean.numpy(), [1.1, 1.2, 1.3, 1.7], rtol=1e-6)
 
+    # Where nothing is validated, after the epoch.
+    for logs, wanted in (({"loss": 0.5}, [8, 1]), ({"loss": 0.5, "val_loss": 0.7}, [2])):
+        agreement = AgreeEveryEpoch(Listening(3, 1, brought := []))
+        agreement.set_model(model)
+        agreement.on_epoch_end(0, logs)
+        assert [len(values) for values in brought] == wanted
+
 
 def test_a_worker_that_is_gone_is_an_error_in_words():
     def lose():
