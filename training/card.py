@@ -45,8 +45,9 @@ ARCHITECTURES = {
     "convlstm": "ConvLSTM: four convolutional LSTM layers, max pooling, two dense layers",
     "lrcn": "LRCN: four convolutional blocks for each frame, an LSTM over the frames",
     "lrcn-efficientnet": (
-        "LRCN on a pretrained encoder: EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights) for "
-        "each frame, then an LSTM and a mean over the frames"
+        "LRCN on a pretrained encoder: EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights "
+        "of Google's release, Apache License 2.0) for each frame, then an LSTM and a mean over the "
+        "frames"
     ),
 }
 #: Why the same network has another figure under the other protocol: (this card's split, the other).
