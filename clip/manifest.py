@@ -43,9 +43,9 @@ class ModelManifest:
             (N, frames, height, width, 3), uint8.
         training: how the weights came about; has at least `TRAINING_KEYS`.
         metrics: for "validation" and "test" the figures measured on that part of the split; in a
-            refit, which was trained on the validation clips too, for "chosen_by" those of the run
-            that chose its settings instead; for "speed" what a clip costs; for "comparison", where
-            there is one, the test figures of the same network trained under another split.
+            refit, which was trained on the validation clips too, for "selected_by" those of the
+            run that selected its settings instead; for "speed" what a clip costs; for "comparison",
+            where there is one, the test figures of the same network trained under another split.
         parity: the measured difference between the Keras model and this graph.
 
     Raises:

@@ -21,8 +21,8 @@ from training.results.tables import (
     class_table,
     confusions,
     duration,
-    explain_choice,
     explain_interval,
+    explain_selection,
     hardware,
     interval,
     kept_epoch,
@@ -117,7 +117,7 @@ def _data(manifest: ModelManifest) -> list[str]:
     training = manifest.training
     counts, groups = training["counts"], training.get("groups")
     table = training["config"].get("groups")
-    chosen_by = manifest.metrics.get("chosen_by")
+    selected_by = manifest.metrics.get("selected_by")
     kept = kept_epoch(training["config"], training["best_epoch"], training["epochs_run"])
     told = f", as the table {table} tells them" if table else ""
     lines = [
@@ -132,7 +132,8 @@ def _data(manifest: ModelManifest) -> list[str]:
             else ""
         )
         + f". {explain_split(training['split'], training.get('footage'))} "
-        + (explain_choice(chosen_by) if chosen_by else f"{kept}.")
+        f"{kept}."
+        + (f" {explain_selection(selected_by)}" if selected_by else "")
         + " Nothing was picked by the test clips.",
     ]
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
@@ -143,9 +144,10 @@ def _measured(manifest: ModelManifest) -> list[str]:
     metrics, split = manifest.metrics, manifest.training["split"]
     other = metrics.get("comparison")
     rows = [_figures(part, metrics[part]) for part in ("test", "validation") if part in metrics]
-    if "chosen_by" in metrics:
-        chosen = metrics["chosen_by"]["validation"]
-        rows.append(_figures("validation, the training that chose the settings", chosen))
+    selected_by = metrics.get("selected_by")
+    if selected_by:
+        name = "validation, the training that selected the settings"
+        rows.append(_figures(name, selected_by["validation"]))
     lines = ["## Metrics", "", "The test figures are those of this very .onnx file."]
     if other:
         rows.append(_figures(f"test, `{other['split']}` split, another training", other))
@@ -167,6 +169,9 @@ def _measured(manifest: ModelManifest) -> list[str]:
             f"width; mean confidence {percent(calibration['confidence'])})."
         )
     doubts = warn_of_groups(split, manifest.training.get("footage"))
+    if selected_by:
+        for warning in warn_of_groups(split, selected_by["footage"]):
+            lines += ["", f"Of the training that selected: {warning}"]
     if other:
         theirs = warn_of_groups(other["split"], other.get("footage"))
         lines += [line for warning in theirs for line in ("", f"Of the last row: {warning}")]

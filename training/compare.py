@@ -47,7 +47,7 @@ PAPER = (
 )
 _DASHES = {
     "test": "A dash: a run that left its test clips (--no-test).",
-    "validation": "A dash: a run trained on its validation clips too (--refit).",
+    "validation": "A dash: a refit, which was trained on its validation clips.",
 }
 
 
@@ -88,6 +88,7 @@ def _row(run: RunDirectory) -> dict[str, Any]:
         **{name: config[name] for name in ("model", "dataset", "split", "seed", "git_commit")},
         **{name: config["clip_spec"][name] for name in ("frames", "height", "width")},
         "classes": len(config["classes"]),
+        "refit": config.get("refit", False),
         "counts": {name: len(run.read_split(name, "path")) for name in PARTS},
     }
     for part in MEASURED_PARTS:
@@ -140,7 +141,7 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
                 *(interval(row[f"{part}_interval"]), percent(row[f"{part}_precision"])),
                 f"{row['parameters']:,}",
                 *(f"{row['cpu_ms_per_clip']:.1f}", f"{row['onnx_bytes'] / 1e6:.1f}"),
-                f"{row['best_epoch']} of {row['epochs_run']}",
+                f"{row['best_epoch']} of {row['epochs_run']}{', refit' if row['refit'] else ''}",
                 *(duration(row["training_seconds"]), row["seed"]),
                 ", ".join(str(count) for count in row["counts"].values()),
             )
@@ -186,6 +187,8 @@ def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:
     lines = dict.fromkeys(explain_interval(bounds) for bounds in intervals if bounds)
     if None in intervals:
         lines[_DASHES[part]] = None
+    if any(row["refit"] for row in rows):
+        lines["A refit had the validation clips to train on, and kept its last epoch."] = None
     if part == "validation":
         lines["Validation picked the epochs: its figures are to choose by, not to report."] = None
     return "".join(f"{line} " for line in lines)

@@ -38,7 +38,7 @@ from training.files import write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
 from training.machine import describe_machine
-from training.options import FitConfig
+from training.options import NAMES, FitConfig
 from training.results.evaluate import evaluate_probabilities
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
@@ -113,8 +113,8 @@ def publish_run(
         clip_spec=run.read_clip_spec(),
         training=_training_record(run, config, metrics, model),
         metrics={
-            # A refit has the validation figures of the run that chose its settings.
-            **{name: metrics[name] for name in ("validation", "chosen_by") if name in metrics},
+            # A refit has the validation figures of the run that selected its settings.
+            **{name: metrics[name] for name in ("validation", "selected_by") if name in metrics},
             "test": measured,
             "speed": _measure_speed(content, others),
             **({"comparison": comparison} if comparison else {}),
@@ -231,8 +231,8 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
             )
     if theirs["split"] == config["split"]:
         raise ExportError(f"{other.path} is under the same split: there is nothing to compare")
-    # What stands for the data is another matter, and the split is what is compared.
-    own = {"data", "groups", "split", "split_file", "git_commit"}
+    # The split is what is compared, and the test clips were measured in both, sooner or later.
+    own = NAMES | {"split", "test"}
     # A run of older code had the defaults of what was not an option yet.
     mine, others = ({**FitConfig.defaults(), **options} for options in (config, theirs))
     names = sorted((mine.keys() | others.keys()) - own)

@@ -5,9 +5,9 @@
 
 On two CPU cores an epoch of 800 clips takes LRCN about two minutes and ConvLSTM one and a half. The
 run directory then holds config.json, data.json, split.tsv, history.csv, TensorBoard logs,
-checkpoints, model.keras (the best epoch by --monitor), predictions.tsv, metrics.json, and report.md
-with its plots. The test clips are looked at once, at the end. A run that was killed goes on with
---resume.
+checkpoints, model.keras (the best epoch by --monitor; of a refit the last), predictions.tsv,
+metrics.json, and report.md with its plots. The test clips are looked at once, at the end. A run
+that was killed goes on with --resume.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import numpy as np
 import numpy.typing as npt
 
 from clip import ClipSpec, ManifestError
-from training.chosen import join_validation, open_chosen, recount_choice
 from training.data.cache import StoredClips, UsableClips, check_clips, decode_clips, entry_digest
 from training.data.index import BadFile, Clip, ClipIndex, index_clips
 from training.data.splits import Split, split_clips
@@ -54,12 +53,14 @@ from training.locking import locked
 from training.networks.efficientnet import WeightsError
 from training.networks.models import MODELS
 from training.options import (
+    NAMES,
     FitConfig,
     check_arguments,
     parse_arguments,
     read_clip_spec,
     read_phases,
 )
+from training.refit import describe_selection, join_validation, open_selection
 from training.report import write_report
 from training.results.measure import measure_run, measured_parts
 from training.results.parts import MEASURED_PARTS, answer
@@ -118,10 +119,9 @@ def agree(
     Raises:
         OptionError: they differ; every worker raises it.
     """
-    # The names of files are not: what is in them is. Nor is the commit, which not every copy of the
-    # code knows.
-    own = ("data", "dataset", "groups", "split_file", "git_commit")
-    options = {name: value for name, value in asdict(config).items() if name not in own}
+    # Not the names of files, but what is in them; nor the commit, which not every copy of the code
+    # knows.
+    options = {name: value for name, value in asdict(config).items() if name not in NAMES}
     # An entry's name is the digest of its video, its folder's that of how it was decoded.
     entries = {clip.path: [entry.parent.name, entry.name] for clip, entry in usable.entries.items()}
     parts = {name: [clip.path for clip in part] for name, part in split.parts.items()}
@@ -143,9 +143,9 @@ def conclude(
     *,
     skipped: Sequence[BadFile],
     warnings: Sequence[str],
-    chosen_by: Mapping[str, Any] | None,
+    selected_by: Mapping[str, Any] | None,
 ) -> None:
-    """Save the best network, measure it on the clips of each part, and write the report."""
+    """Save the network that counts, measure it on the clips of each part, and write the report."""
     model = build_network(config)
     model.set_weights(training.best_weights)
     run.save_model(model)
@@ -162,7 +162,7 @@ def conclude(
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
             "hardware": training.machines,
-            **({"chosen_by": chosen_by} if chosen_by else {}),
+            **({"selected_by": selected_by} if selected_by else {}),
         },
     )
     for name, measured in metrics.items():
@@ -203,7 +203,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if workers.count > 1 and config.mixed_precision:
         # A worker whose 16 bits overflow skips the step, and the others would wait for it.
         raise OptionError("--mixed-precision does not go with several workers")
-    chosen = open_chosen(arguments.refit, config) if arguments.refit else None
+    selection = open_selection(arguments.refit, config) if arguments.refit else None
     run = RunDirectory(arguments.out)
     if workers.is_chief:
         run.check_begin(asdict(config), resume=arguments.resume)
@@ -212,10 +212,13 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     cache = arguments.cache or default_cache(arguments.out)
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
-    split = split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
-    digests = {clip: entry_digest(at) for clip, at in usable.entries.items()}
-    if chosen:
-        split = join_validation(split, digests, chosen)
+    split = (
+        join_validation(usable, selection)
+        if selection
+        else split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
+    )
+    # Now, not at the end: the network must not be lost because that run was moved meanwhile.
+    selected_by = describe_selection(selection) if selection else None
     warnings = (*index.warnings, *split.warnings)
     if arguments.publish:
         check_publishable(len(split.test))
@@ -225,7 +228,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
-        run.write_split(split, digests)
+        run.write_split(split, {clip: entry_digest(at) for clip, at in usable.entries.items()})
         run.write_json("data.json", usable.record(warnings))  # not by a run that was just refused
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
@@ -245,7 +248,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         batches,
         names=[clip.path for clip in split.train],
         # Not smoothed, so that the validation loss stays comparable between runs.
-        validation=None if chosen else (parts["validation"], one_hot(index, split.validation)),
+        validation=None if selection else (parts["validation"], one_hot(index, split.validation)),
         class_weights=weigh_classes(index, split.train) if config.class_weights else None,
     )
 
@@ -269,7 +272,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         clips,
         skipped=usable.skipped,
         warnings=warnings,
-        chosen_by=recount_choice(chosen) if chosen else None,
+        selected_by=selected_by,
     )
     if arguments.publish:
         publish(run, arguments, parts["test"])

@@ -17,6 +17,9 @@ from training.learning.augment import add_augmentation_arguments, read_augmentat
 from training.learning.pace import MONITORS, SCHEDULES
 from training.networks.recipes import RECIPES, Phase
 
+#: What a configuration calls its data and its code: another name is no other setting.
+NAMES = frozenset({"data", "dataset", "groups", "split_file", "git_commit"})
+
 
 @dataclass(frozen=True, slots=True)
 class FitConfig:
@@ -111,6 +114,11 @@ class FitConfig:
             (
                 not self.refit or self.schedule == "cosine",
                 "--refit wants --schedule cosine: no validation loss is left to lower the rate by",
+            ),
+            (
+                not self.refit or self.patience >= self.epochs,
+                "--refit wants --patience as high as --epochs, and a RUN that had it: nothing is "
+                "left to end a phase early",
             ),
             (0 <= self.seed < 2**32, "--seed must be at least 0 and less than 2**32"),
         ):
@@ -264,7 +272,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--refit",
         metavar="RUN",
         type=Path,
-        help="once validation has chosen the settings: train anew, as RUN was trained, on its "
+        help="once validation has selected the settings: train anew, as RUN was trained, on its "
         "training and validation clips together. The last epoch counts",
     )
     output.add_argument(

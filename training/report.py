@@ -22,7 +22,6 @@ import numpy.typing as npt
 
 from training.arguments import command_parser
 from training.data.splits import PARTS
-from training.delimited import read_rows
 from training.errors import DataError
 from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import measure_run, measured_parts, read_metrics
@@ -39,8 +38,8 @@ from training.results.tables import (
     class_table,
     confusions,
     duration,
-    explain_choice,
     explain_interval,
+    explain_selection,
     hardware,
     interval,
     kept_epoch,
@@ -85,7 +84,7 @@ def write_report(run: RunDirectory, clips: Mapping[str, Sequence[npt.NDArray[np.
     parts = measured_parts(run, metrics)
     shown = parts[-1]
     answers = read_predictions(run, classes)[shown]
-    history = _read_history(run)
+    history = run.read_history()
     if config.get("schedule") == "cosine":
         # A rate that sinks in every epoch has no drops to mark.
         history.pop("learning_rate", None)
@@ -136,11 +135,6 @@ def _mistakes_file(part: str) -> str:
     return f"mistakes_{part}.png"
 
 
-def _read_history(run: RunDirectory) -> dict[str, list[float]]:
-    rows = read_rows(run.path / "history.csv", ",")
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
-
-
 def _mistake(
     test: Predictions, place: int, frames: npt.NDArray[np.uint8], classes: Sequence[str]
 ) -> Mistake:
@@ -176,7 +170,7 @@ def _lines(
         f"({interval(measured['accuracy_interval'])}) on {measured['clips']} clips. "
         f"{kept_epoch(config, metrics['best_epoch'], metrics['epochs_run'])}; trained for "
         f"{duration(metrics['training_seconds'])} on {hardware(metrics.get('hardware'))}.",
-        *(["", explain_choice(metrics["chosen_by"])] if "chosen_by" in metrics else []),
+        *(["", explain_selection(metrics["selected_by"])] if "selected_by" in metrics else []),
         *([] if "test" in parts else ["", UNTESTED]),
         "",
         f"{len(config['classes'])} classes: {', '.join(config['classes'])}. A clip is "

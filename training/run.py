@@ -26,6 +26,7 @@ from training.options import FitConfig
 CONFIG_FILE = "config.json"
 SPLIT_FILE = "split.tsv"
 MODEL_FILE = "model.keras"
+HISTORY_FILE = "history.csv"
 _SPLIT_COLUMNS = ("path", "class", "group", "part", "sha256")
 
 
@@ -49,14 +50,19 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What an older version of this code began, with what it did not write yet."""
+def completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that an older version of this code began, with what it did not write.
+
+    Args:
+        begun: its config.json.
+        now: the settings that it is compared with.
+    """
     known = {**FitConfig.defaults(), **begun}
     phases = known.get("phases", ())
     if not phases or len(phases) != len(now["phases"]):
         return known
-    completed = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
-    return {**known, "phases": completed}
+    whole = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
+    return {**known, "phases": whole}
 
 
 def default_cache(path: Path) -> Path:
@@ -173,7 +179,7 @@ class RunDirectory:
 
     def _hold_to(self, config: Mapping[str, Any]) -> None:
         now = {**FitConfig.defaults(), **json.loads(json.dumps(config))}
-        begun = _completed(self.read_json(CONFIG_FILE), now)
+        begun = completed(self.read_json(CONFIG_FILE), now)
         now["git_commit"] = begun.get("git_commit")
         self._refuse_difference(
             CONFIG_FILE,
@@ -219,6 +225,11 @@ class RunDirectory:
         """
         rows = read_rows(self.path / SPLIT_FILE)
         return [row.get(column, "") for row in rows if row["part"] == part]
+
+    def read_history(self) -> dict[str, list[float]]:
+        """history.csv: a value for each epoch, by name."""
+        rows = read_rows(self.path / HISTORY_FILE, ",")
+        return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""

@@ -119,6 +119,31 @@ def entry_digest(entry: Path) -> str:
     return entry.stem
 
 
+def refuse_changed(
+    clips: Sequence[Clip], entries: Mapping[Clip, Path], digests: Sequence[str], *, folder: Path
+) -> None:
+    """Hold the clips of a data folder to the files that a run had.
+
+    Args:
+        clips: those of the run, in its order.
+        entries: their cache entries now.
+        digests: the sha256 of each in the run; empty where it was not known.
+        folder: for the message.
+
+    Raises:
+        DataError: other files have their names now.
+    """
+    changed = [
+        clip.path
+        for clip, digest in zip(clips, digests, strict=True)
+        if digest and digest != entry_digest(entries[clip])
+    ]
+    if changed:
+        raise DataError(
+            f"{len(changed)} files in {folder} are not those that the run had, as {changed[0]}"
+        )
+
+
 class StoredClips(Sequence[npt.NDArray[np.uint8]]):
     """Cache entries of one spec as a sequence of tensors, uint8 (frames, height, width, 3).
 

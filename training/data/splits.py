@@ -7,7 +7,7 @@ how well a network knows footage that it has seen.
 `group` takes the same shares, as nearly as whole groups allow: the honest figure for new footage.
 
 `file` takes the parts that a table names, for published splits and for comparing runs on the same
-clips. A run's own split.tsv is such a table.
+clips. A run's own split.tsv is such a table (a refit's is not: it has no validation clips).
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ from training.learning.workers import AgreeEveryEpoch, WorkerBatches, Workers, s
 from training.machine import describe_machine
 from training.networks.recipes import Phase
 from training.options import FitConfig
+from training.run import HISTORY_FILE
 
 CHECKPOINTS = "checkpoints"
-HISTORY_FILE = "history.csv"
 ALONE = Workers()
 
 
@@ -215,7 +215,9 @@ def train(
             callbacks.append(_Bookkeeping(pace, training, keep, averaged))
             if workers.is_chief:
                 # After the checkpoint: a log that cannot be written must not cost an epoch.
-                callbacks.append(_ScalarLog(folder / "tensorboard"))
+                callbacks.append(
+                    _ScalarLog(folder / "tensorboard", validated=validation is not None)
+                )
             model.fit(
                 batches,
                 # The batches have an order of their own; Keras would draw another for them from
@@ -306,15 +308,16 @@ class _ScalarLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships
     Keras' own callback flushes at the end of the training alone: a killed one leaves nothing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, validated: bool) -> None:
         super().__init__()
         self._folder = folder
+        self._parts = ("train", "validation") if validated else ("train",)
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
         with self._telling_where():
             self._writers = {
                 name: tf.summary.create_file_writer(str(self._folder / name))
-                for name in ("train", "validation")
+                for name in self._parts
             }
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:

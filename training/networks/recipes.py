@@ -2,7 +2,7 @@
 
 A network that learns from nothing has one phase. One with a pretrained encoder has two: the encoder
 frozen while the rest learns what to make of its features, then its last blocks tuned at a lower
-rate. A phase begins with the best weights so far and with a new optimizer.
+rate. A phase begins with the best weights so far (of a refit the last) and with a new optimizer.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def measure_run(run: RunDirectory, answers: Mapping[str, Probabilities]) -> dict
 
 
 def read_metrics(run: RunDirectory, *, with_test: bool = False) -> dict[str, Any]:
-    """A run's metrics.json; those of a run with --no-test have no "test".
+    """A run's metrics.json: without "test" after --no-test, without "validation" in a refit.
 
     Raises:
         DataError: there is none, or it lacks figures that this code measures, or those of the test

@@ -12,9 +12,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from training.data.cache import StoredClips, decode_clips, entry_digest
+from training.data.cache import StoredClips, decode_clips, refuse_changed
 from training.data.index import index_clips
-from training.errors import DataError
 from training.learning.batches import OrderedBatches
 from training.results.evaluate import Probabilities
 from training.run import RunDirectory, default_cache
@@ -42,16 +41,7 @@ def read_part(
     config = run.read_json("config.json")
     index = index_clips(data, classes=config["classes"]).select(run.read_split(part, "path"))
     entries = decode_clips(index, run.read_clip_spec(), cache or default_cache(run.path))
-    trained = run.read_split(part, "sha256")
-    changed = [
-        clip.path
-        for clip, digest in zip(index.clips, trained, strict=True)
-        if digest and digest != entry_digest(entries[clip])
-    ]
-    if changed:
-        raise DataError(
-            f"{len(changed)} files in {data} are not those that the run had, as {changed[0]}"
-        )
+    refuse_changed(index.clips, entries, run.read_split(part, "sha256"), folder=data)
     return StoredClips(entries, index.clips)
 
 

@@ -63,11 +63,11 @@ def plot_curves(
             (name, f"training, {targets}" if targets and name == "loss" else "training", TRAINING),
             (f"val_{name}", "validation", VALIDATION),
         ):
-            values = history.get(key)
-            if values is not None:
+            if key in history:
+                values = history[key]
                 axes.plot(epochs, values, label=label, color=colour, marker=marker, linewidth=1.4)
-        if values is not None:
-            value = values[best_epoch - 1]
+        if f"val_{name}" in history:
+            value = history[f"val_{name}"][best_epoch - 1]
             text = f"{value:.1%}" if name == "accuracy" else f"{value:.3f}"
             label = f"best epoch ({best_epoch}): {text}"
             axes.axvline(best_epoch, color="black", linestyle=":", linewidth=1)

@@ -85,23 +85,28 @@ def cores(count: int) -> str:
     return "1 core" if count == 1 else f"{count} cores"
 
 
-def kept_epoch(config: Mapping[str, Any], best: int, run: int) -> str:
+def kept_epoch(config: Mapping[str, Any], best_epoch: int, epochs_run: int) -> str:
     """Which epoch's weights a run kept, and why, in words that can begin a sentence."""
     if config.get("refit"):
-        return f"Last of {run} epochs"
+        return f"Last of {epochs_run} epochs"
     monitor = str(config.get("monitor", "val_loss")).replace("val_", "validation ")
-    return f"Best epoch {best} of {run}, by {monitor}"
+    return f"Best epoch {best_epoch} of {epochs_run}, by {monitor}"
 
 
-def explain_choice(chosen_by: Mapping[str, Any]) -> str:
-    """What chose a refit's settings (training.chosen.recount_choice), in a sentence."""
-    counts, validation = chosen_by["counts"], chosen_by["validation"]
-    return (
-        f"Settings and number of epochs were chosen by {counts['validation']} validation clips in "
-        f"a training on {counts['train']} others (validation accuracy "
-        f"{percent(validation['accuracy'])}, {interval(validation['accuracy_interval'])}, at epoch "
-        f"{chosen_by['best_epoch']} of {chosen_by['epochs_run']}); this training, anew, had both."
+def explain_selection(selected_by: Mapping[str, Any]) -> str:
+    """What selected a refit's settings (`training.refit.describe_selection`), in sentences."""
+    counts, validation = selected_by["counts"], selected_by["validation"]
+    explained = (
+        f"The settings were selected by {counts['validation']} validation clips, in a training on "
+        f"{counts['train']} others: accuracy {percent(validation['accuracy'])} "
+        f"({interval(validation['accuracy_interval'])}) at its best epoch, "
+        f"{selected_by['best_epoch']} of {selected_by['epochs_run']}, and "
+        f"{percent(selected_by['last_epoch']['val_accuracy'])} at its last. This network was then "
+        "trained anew on both, to the last epoch."
     )
+    if selected_by["tested"]:
+        explained += " The training that selected had been measured on the test clips too."
+    return explained
 
 
 def confusions(

@@ -175,7 +175,9 @@ def test_the_averages_are_what_is_validated_and_kept(averaged, uninterrupted):
     assert [row["val_loss"] for row in steps[:3]] != [row["val_loss"] for row in plain[:3]]
 
 
-@pytest.mark.parametrize("examples", [make_examples(train=TRAIN), ALL_TRAINED], ids=["", "all"])
+@pytest.mark.parametrize(
+    "examples", [make_examples(train=TRAIN), ALL_TRAINED], ids=["validated", "not validated"]
+)
 def test_the_averages_are_those_of_the_steps(examples, tmp_path, monkeypatch):
     seen = []
 
