@@ -131,11 +131,12 @@ def _data(manifest: ModelManifest) -> list[str]:
             if groups
             else ""
         )
-        + f". {explain_split(training['split'], training.get('footage'))} "
-        f"{kept}."
-        + (f" {explain_selection(selected_by)}" if selected_by else "")
-        + " Nothing was picked by the test clips.",
+        + f". {explain_split(training['split'], training.get('footage'))} {kept}.",
     ]
+    if selected_by:
+        lines[-1] += f" {explain_selection(selected_by)}"
+    if not (selected_by and selected_by["tested"]):
+        lines[-1] += " Nothing was picked by the test clips."
     citation = CITATIONS.get(training["dataset"].upper().replace("-", ""))
     return [*lines, "", citation] if citation else lines
 

@@ -47,7 +47,7 @@ PAPER = (
 )
 _DASHES = {
     "test": "A dash: a run that left its test clips (--no-test).",
-    "validation": "A dash: a refit, which was trained on its validation clips.",
+    "validation": "A dash: a refit, which had its validation clips to train on.",
 }
 
 
@@ -107,11 +107,15 @@ def _row(run: RunDirectory) -> dict[str, Any]:
 def _warn_of_differences(runs: Sequence[RunDirectory], rows: Sequence[dict[str, Any]]) -> None:
     """Say in the rows' warnings which figures do not compare with those above them."""
     classes = [run.read_json("config.json")["classes"] for run in runs]
-    split: dict[str, dict[str, set[str]]] = {}
+    split: dict[str, tuple[dict[str, set[str]], dict[str, Any]]] = {}
     for run, row, labels in zip(runs, rows, classes, strict=True):
         clips = {part: set(run.read_split(part, "path")) for part in PARTS}
-        first = split.setdefault(row["split"], clips)
+        first, of_first = split.setdefault(row["split"], (clips, row))
         differing = [part for part in PARTS if clips[part] != first[part]]
+        if row["refit"] != of_first["refit"] and clips["test"] == first["test"]:
+            # Its training and validation clips are the other's together: that is what it is.
+            apart = [part["train"] | part["validation"] for part in (clips, first)]
+            differing = [] if apart[0] == apart[1] else differing
         if labels != classes[0]:
             row["warnings"].append("its classes are not those of the first run")
         elif differing:
@@ -126,7 +130,7 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
     header = (
         *("run", "model", "input", "data", "split"),
         *(f"{part} accuracy", "95 % interval", "precision", "parameters"),
-        *("CPU ms a clip", "ONNX MB", "best epoch", "trained", "seed"),
+        *("CPU ms a clip", "ONNX MB", "kept epoch", "trained", "seed"),
         "clips (train, validation, test)",
     )
     names = _short_names([row["run"] for row in rows])
@@ -187,10 +191,10 @@ def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:
     lines = dict.fromkeys(explain_interval(bounds) for bounds in intervals if bounds)
     if None in intervals:
         lines[_DASHES[part]] = None
-    if any(row["refit"] for row in rows):
-        lines["A refit had the validation clips to train on, and kept its last epoch."] = None
     if part == "validation":
         lines["Validation picked the epochs: its figures are to choose by, not to report."] = None
+    elif any(row["refit"] for row in rows):
+        lines["A refit had the validation clips to train on, and kept its last epoch."] = None
     return "".join(f"{line} " for line in lines)
 
 

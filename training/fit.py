@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from typing import Any
 
 # Before TensorFlow is loaded: most of its messages say nothing about the run, and the order in
 # which it adds up gradients must not depend on chance (training.learning.loop.make_deterministic).
@@ -60,7 +59,7 @@ from training.options import (
     read_clip_spec,
     read_phases,
 )
-from training.refit import describe_selection, join_validation, open_selection
+from training.refit import SELECTION_FILE, Selection
 from training.report import write_report
 from training.results.measure import measure_run, measured_parts
 from training.results.parts import MEASURED_PARTS, answer
@@ -111,6 +110,20 @@ def weigh_classes(index: ClipIndex, clips: Sequence[Clip]) -> dict[int, float]:
     return dict(enumerate(weights))
 
 
+def find_selection(
+    arguments: argparse.Namespace, run: RunDirectory, config: FitConfig
+) -> Selection | None:
+    """What selected the settings, if this is a refit: as the run noted, or as --refit names it.
+
+    Raises:
+        OptionError: that run did not select these settings.
+    """
+    if not arguments.refit:
+        return None
+    noted = Selection.of_refit(run, arguments.refit) if arguments.resume else None
+    return noted or Selection.of_run(arguments.refit, config)
+
+
 def agree(
     workers: Workers, run: RunDirectory, config: FitConfig, usable: UsableClips, split: Split
 ) -> None:
@@ -143,7 +156,7 @@ def conclude(
     *,
     skipped: Sequence[BadFile],
     warnings: Sequence[str],
-    selected_by: Mapping[str, Any] | None,
+    selection: Selection | None,
 ) -> None:
     """Save the network that counts, measure it on the clips of each part, and write the report."""
     model = build_network(config)
@@ -162,7 +175,7 @@ def conclude(
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
             "hardware": training.machines,
-            **({"selected_by": selected_by} if selected_by else {}),
+            **({"selected_by": selection.record} if selection else {}),
         },
     )
     for name, measured in metrics.items():
@@ -203,8 +216,8 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     if workers.count > 1 and config.mixed_precision:
         # A worker whose 16 bits overflow skips the step, and the others would wait for it.
         raise OptionError("--mixed-precision does not go with several workers")
-    selection = open_selection(arguments.refit, config) if arguments.refit else None
     run = RunDirectory(arguments.out)
+    selection = find_selection(arguments, run, config)
     if workers.is_chief:
         run.check_begin(asdict(config), resume=arguments.resume)
 
@@ -213,12 +226,10 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     usable = check_clips(index, spec, cache, skip_bad=arguments.skip_bad)
     index = usable.index
     split = (
-        join_validation(usable, selection)
+        selection.split(usable, config.split)
         if selection
         else split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
     )
-    # Now, not at the end: the network must not be lost because that run was moved meanwhile.
-    selected_by = describe_selection(selection) if selection else None
     warnings = (*index.warnings, *split.warnings)
     if arguments.publish:
         check_publishable(len(split.test))
@@ -228,6 +239,9 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         held.enter_context(locked(run.path))
         run = (RunDirectory.resume if arguments.resume else RunDirectory.create)(run.path)
         run.fix_config(asdict(config))
+        if selection:
+            # The network must not be lost because that run is moved in the meantime.
+            run.write_json(SELECTION_FILE, selection.record)
         run.write_split(split, {clip: entry_digest(at) for clip, at in usable.entries.items()})
         run.write_json("data.json", usable.record(warnings))  # not by a run that was just refused
     for warning in warnings:
@@ -272,7 +286,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         clips,
         skipped=usable.skipped,
         warnings=warnings,
-        selected_by=selected_by,
+        selection=selection,
     )
     if arguments.publish:
         publish(run, arguments, parts["test"])

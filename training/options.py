@@ -272,8 +272,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--refit",
         metavar="RUN",
         type=Path,
-        help="once validation has selected the settings: train anew, as RUN was trained, on its "
-        "training and validation clips together. The last epoch counts",
+        help="once validation has selected the settings: give RUN's options again, to train anew "
+        "on its training and validation clips together (wants --schedule cosine, and --patience "
+        "as high as --epochs). The last epoch counts",
     )
     output.add_argument(
         "--publish", metavar="FOLDER", type=Path, help="models folder to publish the ONNX model to"

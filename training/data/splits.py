@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -64,6 +64,7 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
     """
     check_protocol(protocol, table)
     split = read_split(index, table) if table else _hold_out(index, protocol, seed)
+    split = replace(split, warnings=(*split.warnings, *warn_of_split(index, protocol, split)))
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
         if lacking:
@@ -130,12 +131,6 @@ def read_split(index: ClipIndex, table: Path) -> Split:
     if len(named) < len(index.clips):
         left = len(index.clips) - len(named)
         warnings.append(f"{table} does not name {left} of {len(index.clips)} clips: left out")
-    straddling = _straddling(by_part)
-    if straddling:
-        warnings.append(
-            f"{table} puts {len(straddling)} groups in more than one part: the figures will be too "
-            f"good for new footage:{_listed(straddling)}"
-        )
     train, validation, test = (tuple(by_part[part]) for part in PARTS)
     return Split(train, validation, test, tuple(warnings))
 
@@ -148,6 +143,21 @@ def _read_rows(table: Path) -> list[tuple[str, str]]:
             f"{table}: part must be {', '.join(PARTS)}, not {', '.join(map(repr, odd))}"
         )
     return read
+
+
+def warn_of_split(index: ClipIndex, protocol: str, split: Split) -> tuple[str, ...]:
+    """What a person should read before trusting the figures of a split of these clips."""
+    if protocol == "group":
+        return _warn_of_odd_shares(index, split.test)
+    # Of the random split nobody expects anything else, and stratified by clips the shares are what
+    # they can be.
+    straddling = _straddling(split.parts) if protocol == "file" else []
+    if not straddling:
+        return ()
+    return (
+        f"{len(straddling)} groups are in more than one part: the figures will be too good for new "
+        f"footage:{_listed(straddling)}",
+    )
 
 
 def _straddling(by_part: Mapping[str, Sequence[Clip]]) -> list[str]:
@@ -177,9 +187,7 @@ def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
         train, validation = hold_out(rest, seed)
     except ValueError as error:
         raise DataError(f"the data set is too small for a {protocol} split: {error}") from error
-    # Stratified by clips the shares are what they can be.
-    warnings = _warn_of_odd_shares(index, test) if protocol == "group" else ()
-    return Split(train, validation, test, warnings)
+    return Split(train, validation, test)
 
 
 def _warn_of_odd_shares(index: ClipIndex, test: Sequence[Clip]) -> tuple[str, ...]:

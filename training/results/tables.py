@@ -88,24 +88,33 @@ def cores(count: int) -> str:
 def kept_epoch(config: Mapping[str, Any], best_epoch: int, epochs_run: int) -> str:
     """Which epoch's weights a run kept, and why, in words that can begin a sentence."""
     if config.get("refit"):
-        return f"Last of {epochs_run} epochs"
-    monitor = str(config.get("monitor", "val_loss")).replace("val_", "validation ")
-    return f"Best epoch {best_epoch} of {epochs_run}, by {monitor}"
+        return f"The weights are those of the last of {epochs_run} epochs"
+    return f"Best epoch {best_epoch} of {epochs_run}, by {_monitor(config)}"
+
+
+def _monitor(config: Mapping[str, Any]) -> str:
+    """What picked a run's best epoch, in words."""
+    return str(config.get("monitor", "val_loss")).replace("val_", "validation ")
 
 
 def explain_selection(selected_by: Mapping[str, Any]) -> str:
-    """What selected a refit's settings (`training.refit.describe_selection`), in sentences."""
+    """What selected a refit's settings (`training.refit.Selection.record`), in sentences."""
     counts, validation = selected_by["counts"], selected_by["validation"]
+    best, run = selected_by["best_epoch"], selected_by["epochs_run"]
+    last = percent(selected_by["last_epoch"]["val_accuracy"])
     explained = (
-        f"The settings were selected by {counts['validation']} validation clips, in a training on "
-        f"{counts['train']} others: accuracy {percent(validation['accuracy'])} "
-        f"({interval(validation['accuracy_interval'])}) at its best epoch, "
-        f"{selected_by['best_epoch']} of {selected_by['epochs_run']}, and "
-        f"{percent(selected_by['last_epoch']['val_accuracy'])} at its last. This network was then "
-        "trained anew on both, to the last epoch."
+        f"The settings were selected in a training on {counts['train']} clips by its accuracy on "
+        f"{counts['validation']} validation clips: {percent(validation['accuracy'])} "
+        f"({interval(validation['accuracy_interval'])}) at epoch {best} of {run}, the best by "
+        f"{_monitor(selected_by)}{'' if best == run else f', and {last} at the last'}. Figures of "
+        "clips that selected are somewhat too good. This network was trained anew on "
+        f"{counts['train'] + counts['validation']} clips, these and those."
     )
     if selected_by["tested"]:
-        explained += " The training that selected had been measured on the test clips too."
+        explained += (
+            " That training had been measured on the test clips too, before this one began: they "
+            "may have influenced the choice."
+        )
     return explained
 
 

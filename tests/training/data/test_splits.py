@@ -149,7 +149,7 @@ def test_a_group_in_two_parts_is_warned_of(tmp_path):
     index = make_index(clips=5)
     table = write_table(tmp_path / "parts.tsv", some_rows(index))
     (warning,) = split_clips(index, protocol="file", seed=0, table=table).warnings
-    assert "30 groups in more than one part" in warning
+    assert "30 groups are in more than one part" in warning
     assert "class0_g0 is in test and train and validation" in warning
     assert "and 10 more" in warning
 

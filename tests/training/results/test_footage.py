@@ -60,9 +60,7 @@ def test_a_table_that_parts_a_group_is_told(dataset, tmp_path):
     table = tmp_path / "parts.tsv"
     table.write_text("path\tpart\n" + "".join(rows))
     run, card = train(dataset, tmp_path, "--split", "file", "--split-file", str(table))
-    check_told(
-        run, card, f"{table} puts 1 groups in more than one part", "1 groups of clips cut from the"
-    )
+    check_told(run, card, "1 groups are in more than one part", "1 groups of clips cut from the")
     assert "Dark_g05 is in test and train" in (run.path / "report.md").read_text()
 
 
