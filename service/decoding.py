@@ -277,6 +277,9 @@ class DecodePool:
                 return
             except ForkServerError as error:
                 logger.error("%s; trying again", error)
+            except Exception:
+                # Whatever it is, this place must not be lost for good.
+                logger.exception("a decoder cannot be replaced; trying again")
             with suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_S):
                     await self._closing.wait()
@@ -302,4 +305,7 @@ class DecodePool:
 def _describe_end(exit_code: int) -> str:
     if exit_code >= 0:
         return f"exit code {exit_code}"
-    return signal.Signals(-exit_code).name
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:  # most real-time signals have no name
+        return f"signal {-exit_code}"

@@ -58,8 +58,7 @@ class ForkServer:
         Raises:
             ForkServerError: it ended instead; its own words are on stderr.
         """
-        control, theirs = socket.socketpair()
-        control.setblocking(False)
+        control, theirs = _socketpair()
         with theirs:
             process = _launch(theirs, job, confinement)
         server = cls(process, control)
@@ -76,8 +75,7 @@ class ForkServer:
         Raises:
             ForkServerError: no child could be made.
         """
-        channel, theirs = socket.socketpair()
-        channel.setblocking(False)
+        channel, theirs = _socketpair()
         try:
             with theirs:
                 child = await self._ask(FORK, 0, theirs)
@@ -112,6 +110,9 @@ class ForkServer:
 
     async def _ask(self, what: bytes, child: int, passed: socket.socket | None = None) -> int:
         async with self._asking:
+            if self.broken:
+                # A reply that nobody waited for would be taken for the answer to this.
+                raise ForkServerError("the fork server of the decoders is stuck")
             try:
                 # A few bytes into a socket that is empty between replies: they always fit.
                 descriptors = [] if passed is None else [passed.fileno()]
@@ -136,6 +137,16 @@ class ForkServer:
             self.broken = True
             raise ForkServerError("the fork server of the decoders has ended")
         return int(number)
+
+
+def _socketpair() -> tuple[socket.socket, socket.socket]:
+    """An end that does not block, for this process, and one for the other."""
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError as error:  # no descriptor is left, which can change
+        raise ForkServerError(f"a decoder cannot be reached: {error.strerror}") from error
+    ours.setblocking(False)
+    return ours, theirs
 
 
 def _launch(control: socket.socket, job: str, confinement: Confinement) -> subprocess.Popen[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from clip.errors import ClipError, DecodeError
 from service.errors import DecoderCrashedError
-from service.forkserver import ForkServerError
+from service.forkserver import ForkServer, ForkServerError
 from tests.open_files import expect_nothing_left_open
 from tests.service.gate import WAIT_S, Gate
 from tests.service.pools import (
@@ -101,6 +102,72 @@ def test_f55_all_processes_killed_at_once_come_back(run_async, red_clip: bytes) 
                         continue
                 assert (await it.decode(red_clip)).info.frames_found == 30
                 await it.until_refilled(2)
+
+    run_async(scenario)
+
+
+def test_a_decoder_that_ends_by_a_signal_without_a_name_is_replaced(
+    run_async, red_clip: bytes
+) -> None:
+    nameless = signal.SIGRTMIN + 1
+
+    async def scenario() -> None:
+        async with decoding() as it:
+            (victim,) = it.pool.process_ids[1:]
+            os.kill(victim, nameless)
+            await until(lambda: not is_running(victim))
+            assert (await it.decode(red_clip)).info.frames_found == 30
+
+    run_async(scenario)
+
+
+def test_f58_without_a_descriptor_a_decoder_is_replaced_later(
+    run_async, red_clip: bytes, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    """EMFILE when a decoder's turn is over must not cost its place."""
+    monkeypatch.setattr("service.decoding._RETRY_S", 0.01)
+
+    async def scenario() -> None:
+        async with decoding(max_jobs=1) as it:
+            with monkeypatch.context() as patch:
+                patch.setattr("service.forkserver.socket.socketpair", refuse)
+                assert (await it.decode(red_clip)).info.frames_found == 30
+                await until(lambda: "Too many open files; trying again" in caplog.text)
+            assert (await it.decode(red_clip)).info.frames_found == 30
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    run_async(scenario)
+
+
+def test_whatever_keeps_a_decoder_from_being_replaced_it_is_tried_again(
+    run_async, red_clip: bytes, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    monkeypatch.setattr("service.decoding._RETRY_S", 0.01)
+
+    async def scenario() -> None:
+        async with decoding(max_jobs=1) as it:
+            with monkeypatch.context() as patch:
+                patch.setattr(ForkServer, "fork", fail)
+                assert (await it.decode(red_clip)).info.frames_found == 30
+                await until(lambda: "cannot be replaced; trying again" in caplog.text)
+            assert (await it.decode(red_clip)).info.frames_found == 30
+
+    async def fail(server: ForkServer) -> None:
+        raise MemoryError
+
+    run_async(scenario)
+
+
+def test_a_fork_server_that_owes_a_reply_is_asked_no_more(run_async) -> None:
+    async def scenario() -> None:
+        async with decoding() as it:
+            server = it.pool._server
+            assert server is not None
+            server.broken = True
+            with pytest.raises(ForkServerError, match="stuck"):
+                await server.fork()
 
     run_async(scenario)
 
