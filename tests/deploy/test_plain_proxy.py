@@ -75,6 +75,16 @@ def test_a_refusal_comes_while_a_body_above_nginxs_own_limits_is_still_to_be_sen
     assert str(100 * 2**20) in problem["detail"], "the service's own"
 
 
+def test_a_refusal_comes_through_however_much_of_the_body_is_on_its_way(proxy: Nginx) -> None:
+    """The service must not close upon the rest of it: nginx would see a reset and say 503."""
+    with proxy.client() as client:
+        for _ in range(12):
+            answer = client.post(
+                "/predict", content=b"no video " * 1_000_000, headers={"Content-Type": "video/mp4"}
+            )
+            assert (answer.status_code, answer.json()["code"]) == (415, "unknown_container")
+
+
 @pytest.mark.parametrize("path", CLOSED)
 def test_what_is_not_for_everyone_is_404(proxy: Nginx, path: str) -> None:
     expect_problem(ask_raw(proxy, path), "not_found")
