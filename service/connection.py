@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final
@@ -30,6 +30,10 @@ from service.hangup import HangUps
 _READ_BYTES: Final = 8 * 1024
 _MAX_HEADER_BYTES: Final = 64 * 1024
 _LINGER_S = 1.0
+#: Connections that wait to be accepted, and the most that asyncio accepts in one round of its loop.
+BACKLOG: Final = 64
+#: Connections one too many that are told so; each has a descriptor meanwhile.
+MAX_LINGERING: Final = 64
 #: A client that connects has its first request ready.
 _FIRST_REQUEST_S = 1.0
 #: The two ways to tell where a body ends.
@@ -78,6 +82,7 @@ class ConnectionConfig(uvicorn.Config):
         self.limits = limits
         self.on_refusal = on_refusal
         self.hang_ups = HangUps()
+        self.lingering: set[Connection] = set()
 
 
 class _Owed(Enum):
@@ -102,6 +107,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         self._limits = config.limits
         self._on_refusal = config.on_refusal
         self._hang_ups = config.hang_ups
+        self._lingering = config.lingering
         self._own_app, self.app = self.app, self._run_app
         self._buffer = bytearray(_READ_BYTES)
         self._owed = _Owed.NOTHING
@@ -130,6 +136,14 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             return
         self.data_received(bytes(memoryview(self._buffer)[:nbytes]))
         self._watch()
+        self._renew_keep_alive()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; after an answer has begun there is nothing that could be said."""
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            super().send_400_response(msg)
+        else:
+            self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Go on to the next request."""
@@ -144,6 +158,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         if self._reading is not None:
             self._reading.cancel()
         self._hang_ups.forget(self._descriptor)
+        self._lingering.discard(self)
         super().connection_lost(exc)
         if self._on_departure is not None:
             self._on_departure()
@@ -224,6 +239,19 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             return _Owed.HEADERS
         return _Owed.NOTHING
 
+    def _renew_keep_alive(self) -> None:
+        """Start uvicorn's timer of idle connections anew: the rest of a refused body stopped it."""
+        if (
+            self.timeout_keep_alive_task is None
+            and self.cycle is not None
+            and self.cycle.response_complete
+            and self._owed is _Owed.NOTHING
+            and not self.transport.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     def _stop_watch(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
@@ -250,9 +278,19 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
         return self.cycle.response_complete
 
     def _refuse(self) -> None:
-        """Answer 503 before any request, and give the client a moment to read it."""
+        """Answer 503 before any request, and give the client a moment to read it.
+
+        Not when very many come at once: nobody's descriptors may be taken by those who get none.
+        """
         self._refused = True
         self._on_refusal()
+        self.connections.discard(self)
+        self._stop_watch()
+        if len(self._lingering) >= MAX_LINGERING:
+            self.transport.abort()
+            return
+        self._lingering.add(self)
+        self._patience = self.loop.call_later(_LINGER_S, self.transport.abort)
         kind = KINDS[OutOfConnectionsError.code]
         detail = "The service has as many connections as it can take: try again later."
         body = json.dumps(problem_body(kind, detail, request_id="")).encode()
@@ -260,10 +298,7 @@ class Connection(H11Protocol, asyncio.BufferedProtocol):
             f"HTTP/1.1 {kind.status} Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\n"
             f"Content-Length: {len(body)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
         )
-        self.connections.discard(self)
-        self._stop_watch()
         self.transport.write(head.encode() + body)
         # Closed now, what the client is about to send would make the system drop the answer.
-        if self.transport.can_write_eof():
+        with suppress(OSError):  # it has gone already
             self.transport.write_eof()
-        self._patience = self.loop.call_later(_LINGER_S, self.transport.abort)

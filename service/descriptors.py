@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
+import resource
 from typing import Final
 
+from service.connection import BACKLOG, MAX_LINGERING
 from service.settings import Settings, SettingsError
-
-try:
-    import resource
-except ImportError:  # Windows has no such limit
-    resource = None  # type: ignore[assignment]
 
 logger: Final = logging.getLogger(__name__)
 
-#: Libraries, models, the listening socket, the event loop, the log, and room to breathe.
-_OWN_FILES = 128
+#: Rounds of asyncio's loop from accepting a connection to closing one too many.
+_ROUNDS = 4
+#: Libraries, models, the listening socket, the event loop, the log and room to breathe; connections
+#: that are to be refused, and those that are just being told so.
+_OWN_FILES = 128 + _ROUNDS * BACKLOG + MAX_LINGERING
 #: A decoder's socket, a clip's descriptor on its way to it, its replacement.
 _FILES_PER_DECODER = 4
 _FEWEST_CONNECTIONS = 8
@@ -30,8 +30,6 @@ def count_possible_connections(settings: Settings) -> int:
     Raises:
         SettingsError: the limit is too low to serve anyone.
     """
-    if resource is None:
-        return settings.max_connections
     # Each request that is in work has its upload's file beside its connection.
     reserved = _OWN_FILES + settings.max_in_flight + _FILES_PER_DECODER * settings.decoders
     wanted = reserved + settings.max_connections

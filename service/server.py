@@ -12,7 +12,7 @@ from typing import Final
 from fastapi import FastAPI
 from uvicorn import Server as UvicornServer
 
-from service.connection import ConnectionConfig, ConnectionLimits
+from service.connection import BACKLOG, ConnectionConfig, ConnectionLimits
 from service.deadline import Deadline
 from service.descriptors import count_possible_connections
 from service.runtime import Runtime
@@ -20,7 +20,6 @@ from service.settings import SettingsError
 
 logger: Final = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 _LOOK_AGAIN_S = 0.02
 
 
@@ -51,7 +50,7 @@ class Server(UvicornServer):
                 forwarded_allow_ips=list(settings.trusted_proxies or ()),
                 root_path=settings.root_path or "",
                 timeout_graceful_shutdown=shutdown_grace_s,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
             )
         )
         self._grace_s = shutdown_grace_s
@@ -90,7 +89,7 @@ def open_listener(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(f"HAR_HOST={host} HAR_PORT={port}: {reason}") from error

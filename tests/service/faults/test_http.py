@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 
 import pytest
@@ -190,6 +191,40 @@ def test_f22_an_unknown_model_is_refused_before_its_body(service) -> None:
     assert (status, problem["code"]) == (404, "unknown_model")
     service.settle()
     assert service.count_predicts("404", UNKNOWN_MODEL) == before + 1
+
+
+def test_a_body_that_turns_into_no_http_after_its_answer_is_no_fault_of_ours(
+    service, caplog
+) -> None:
+    with service.connect() as connection:
+        connection.sendall(
+            request_head(
+                "/predict?model=nope", Content_Type="video/mp4", Transfer_Encoding="chunked"
+            )
+        )
+        assert service.read_answer(connection)[0] == 404
+        connection.sendall(b"zz\r\n")
+        assert read_to_end(connection) == b""
+    service.settle()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_f20_after_the_rest_of_a_refused_body_a_connection_idles_no_longer_than_any(
+    start_service, wait_for
+) -> None:
+    with start_service() as service, service.connect() as connection:
+        (protocol,) = service.server.server_state.connections
+        connection.sendall(
+            request_head("/predict?model=nope", Content_Type="video/mp4", Content_Length="10")
+        )
+        assert service.read_answer(connection)[0] == 404
+        connection.sendall(b"01234")
+        wait_for(lambda: protocol.timeout_keep_alive_task is None)
+        connection.sendall(b"56789")
+        wait_for(lambda: protocol.timeout_keep_alive_task is not None)
+        # It is as good as any other.
+        connection.sendall(request_head("/health/live", "GET"))
+        assert service.read_answer(connection)[0] == 200
 
 
 def test_f25_a_false_host_or_forwarding_header_is_believed_by_nobody(service, caplog) -> None:

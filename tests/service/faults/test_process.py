@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.connection import MAX_LINGERING
+from service.descriptors import _FILES_PER_DECODER, _OWN_FILES
 from tests.service.process import WAIT_S, await_gone, read_answer, started
 from tests.service.wire import VIDEO_HEAD, request_head
 
@@ -149,7 +152,7 @@ def test_f69_killed_amid_an_upload_nothing_is_left_and_the_next_start_sweeps(
 
 def test_f58_when_descriptors_run_out_the_surplus_is_503_and_it_recovers(launch, red_clip) -> None:
     """Twenty connections are possible; sixty come and stay."""
-    reserved = 128 + 32 + 4 * 2
+    reserved = _OWN_FILES + 32 + _FILES_PER_DECODER * 2
     with launch(max_files=reserved + 20, HAR_UPLOAD_IDLE_TIMEOUT_S=60) as service:
         head = request_head(Content_Type="video/mp4", Content_Length="100000")
         visitors = []
@@ -167,6 +170,34 @@ def test_f58_when_descriptors_run_out_the_surplus_is_503_and_it_recovers(launch,
         assert service.predict(red_clip).json()["label"] == "red"
         warning = "allows 20 connections"
         assert warning in service.log.read_text()
+        assert service.stop() == 0
+
+
+def test_f58_a_flood_of_connections_takes_no_descriptor_from_the_others(launch, red_clip) -> None:
+    """Six hundred come at once: those one too many are let go as fast as they come."""
+    reserved = _OWN_FILES + 32 + _FILES_PER_DECODER * 2
+    with launch(max_files=reserved + 20, HAR_UPLOAD_IDLE_TIMEOUT_S=60) as service:
+        head = request_head(Content_Type="video/mp4", Content_Length="100000")
+        visitors = [service.connect() for _ in range(19)]
+        for connection in visitors:
+            connection.sendall(head + VIDEO_HEAD)
+        service.await_metric("har_requests_in_flight", 19 + 1)
+        visitors.append(service.connect())
+        visitors[-1].sendall(head + VIDEO_HEAD)
+        flood = [socket.socket() for _ in range(600)]
+        for connection in flood:
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", service.port))
+        time.sleep(1)  # the refused may stay so long
+        for connection in (*flood, *visitors):
+            connection.close()
+        service.await_metric("har_requests_in_flight", 1)
+        refused = 'har_rejected_total{reason="out_of_connections"}'
+        assert service.metric(refused) > MAX_LINGERING
+        assert service.predict(red_clip).json()["label"] == "red"
+        log = service.log.read_text()
+        assert "out of system resource" not in log
+        assert "Traceback" not in log
         assert service.stop() == 0
 
 
