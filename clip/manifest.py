@@ -72,10 +72,10 @@ class ModelManifest:
                 raise ManifestError(f"{field} must be a whole number of at least 1")
         if self.sha256 and not _SHA256.match(self.sha256):
             raise ManifestError("sha256 must be 64 hexadecimal digits")
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ManifestError("classes must be at least two different labels")
         if not all(isinstance(label, str) and label for label in self.classes):
             raise ManifestError("every class must be a non-empty string")
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ManifestError("classes must be at least two different labels")
         missing = TRAINING_KEYS - set(self.training)
         if missing:
             raise ManifestError(f"training lacks {', '.join(sorted(missing))}")
@@ -116,8 +116,8 @@ class ModelManifest:
             ManifestError: it is no JSON, of another schema, incomplete or contradictory.
         """
         try:
-            record = json.loads(text)
-        except ValueError as error:
+            record = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"not valid JSON: {error}") from error
         if not isinstance(record, dict):
             raise ManifestError("not a JSON object")
@@ -143,3 +143,8 @@ class ModelManifest:
         if tensors != (written["input"], written["output"]):
             raise ManifestError("input and output contradict clip_spec and classes")
         return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and Infinity, which Python reads and JSON does not have."""
+    raise ValueError(f"{name} is no JSON value")

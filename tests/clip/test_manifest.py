@@ -60,6 +60,10 @@ def test_a_contradictory_manifest_cannot_be_made(changes):
         {"schema": 2},
         {"classes": ["Archery", "YoYo", "Punch"]},
         {"classes": "ab"},
+        {"classes": [["Archery"], ["YoYo"]]},
+        {"classes": [1, 2]},
+        {"metrics": {"test": {"accuracy": float("nan")}}},
+        {"parity": {"max_abs_difference": float("inf")}},
         {"clip_spec": {"frames": 20}},
         {"clip_spec": {**ClipSpec().to_dict(), "frames": 10}},
         {"metrics": []},
@@ -73,7 +77,7 @@ def test_a_record_that_was_tampered_with_is_refused(change):
         ModelManifest.from_json(json.dumps({**record, **change}))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "null", b"\xff\xfe\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", b"\xff\xfe\x00", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(text):
     with pytest.raises(ManifestError):
         ModelManifest.from_json(text)
