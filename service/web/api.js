@@ -27,6 +27,17 @@ function readProblem(status, body, retryAfter) {
   );
 }
 
+/** What an answer of 200 says, if it has `wanted` in it. Throws a Problem. */
+function readAnswer(status, body, wanted) {
+  try {
+    const answer = JSON.parse(body);
+    if (wanted in answer) return answer;
+  } catch {
+    // A page to log in at, for example.
+  }
+  throw readProblem(status, "", null);
+}
+
 function keyHeader(key) {
   return key ? { "X-API-Key": key } : {};
 }
@@ -42,7 +53,7 @@ export async function listModels(key) {
     throw new Problem(UNREACHABLE);
   }
   if (!response.ok) throw readProblem(response.status, body, response.headers.get("Retry-After"));
-  return JSON.parse(body).models;
+  return readAnswer(response.status, body, "models").models;
 }
 
 /**
@@ -69,8 +80,13 @@ export function predict(file, { model, key, withFrames, onSent, signal }) {
     request.upload.onload = () => onSent(1);
     request.onload = () => {
       const { status, responseText } = request;
-      if (status === 200) resolve(JSON.parse(responseText));
-      else reject(readProblem(status, responseText, request.getResponseHeader("Retry-After")));
+      const retryAfter = request.getResponseHeader("Retry-After");
+      try {
+        if (status !== 200) throw readProblem(status, responseText, retryAfter);
+        resolve(readAnswer(status, responseText, "probabilities"));
+      } catch (problem) {
+        reject(problem);
+      }
     };
     request.onerror = () => reject(new Problem(UNREACHABLE));
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));

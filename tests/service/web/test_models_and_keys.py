@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import time
+from itertools import pairwise
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from service.runtime import Collaborators, load_models
 from tests.service.web.browsing import choose
@@ -49,6 +51,26 @@ def test_a_service_that_still_loads_says_so_and_then_works(
         expect(page.get_by_role("button", name="Choose a video")).to_be_enabled()
         choose(page, red_clip)
         expect(page.locator("#label")).to_have_text("red")
+
+
+def test_a_stranger_who_answers_for_the_models_is_told_and_asked_again_in_peace(
+    service, visit
+) -> None:
+    asked: list[float] = []
+
+    def answer(route: Route) -> None:
+        asked.append(time.monotonic())
+        if len(asked) < 3:
+            route.fulfill(status=200, body="<html>Log in</html>")
+        else:
+            route.continue_()
+
+    with visit(service) as page:
+        page.route("**/models", answer)
+        page.reload()
+        expect(page.get_by_text("The answer was 200")).to_be_visible()
+        expect(page.get_by_role("button", name="Choose a video")).to_be_enabled()
+    assert all(later - sooner > 0.9 for sooner, later in pairwise(asked))
 
 
 def test_a_model_that_a_reload_has_removed_is_told_and_no_longer_offered(

@@ -118,6 +118,20 @@ def test_a_video_above_the_limit_is_refused_before_it_is_sent(service, visit) ->
     assert not [url for url in sent if "/predict" in url]
 
 
+@pytest.mark.parametrize("body", ["<html>Log in</html>", "null", "{}"])
+def test_a_stranger_who_answers_in_its_place_is_told_in_words(
+    service, visit, red_clip, body: str
+) -> None:
+    """The page to log in at that a proxy shows once its session has run out."""
+    with visit(service) as page:
+        page.route("**/predict?*", lambda route: route.fulfill(status=200, body=body))
+        choose(page, red_clip)
+        expect(page.get_by_role("alert")).to_contain_text("It did not come from the service")
+        page.unroute("**/predict?*")
+        page.get_by_role("button", name="Run again").click()
+        expect(page.locator("#label")).to_have_text("red")
+
+
 def test_a_service_that_is_gone_is_told_in_words(start_service, visit, red_clip) -> None:
     with start_service() as service, visit(service) as page:
         page.context.set_offline(True)
