@@ -3,7 +3,7 @@ VENV ?= .venv
 # A Python of 3.11 to 3.13.
 PYTHON ?= python3
 
-BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN := $(VENV)/bin
 REQUIREMENTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help

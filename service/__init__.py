@@ -8,6 +8,10 @@ decoding, batching, inference. `service.app.create_app` puts them together.
 """
 
 import os
+import sys
+
+if sys.platform == "win32":
+    raise ImportError("the service needs Linux or macOS: on Windows run it in WSL or Docker")
 
 # Before any module of this package loads ONNX Runtime, whose builds else report sessions and models
 # to their makers.

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 # Its default would end the process. The imports below take seconds.
-if __name__ == "__main__" and hasattr(signal, "SIGHUP"):  # not on Windows
+if __name__ == "__main__":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from service.access import KEY_HEADER

@@ -7,13 +7,13 @@ package fastapi-swagger carries both; nothing of it is imported, only its files 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse
 
 reference_router = APIRouter(include_in_schema=False)
 
@@ -53,11 +53,12 @@ async def send_asset(asset: str) -> Response:
     """One of ASSETS."""
     if asset not in ASSETS:
         raise HTTPException(404)
-    return FileResponse(_assets_folder() / asset, media_type=ASSETS[asset])
+    return Response(_read(asset), media_type=ASSETS[asset])
 
 
-def _assets_folder() -> Path:
+@cache
+def _read(asset: str) -> bytes:
     package = find_spec("fastapi_swagger")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("the package fastapi-swagger is not installed")
-    return Path(package.origin).parent / "resources"
+    return (Path(package.origin).parent / "resources" / asset).read_bytes()

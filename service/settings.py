@@ -37,6 +37,7 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 _CGROUP_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEBIBYTE = 1024 * 1024
 
+_MOST_BATCH_SIZE = 256
 #: Prometheus's own defaults end at 10 s, which a long upload passes.
 LATENCY_BUCKETS_S = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
@@ -107,7 +108,7 @@ class Settings(BaseSettings):
     max_versions: int | None = Field(default=None, ge=1)
     device: Device = "auto"
     intra_op_threads: int = Field(default_factory=count_usable_cpus, ge=1)
-    max_batch_size: int | None = Field(default=None, ge=1, le=256)
+    max_batch_size: int | None = Field(default=None, ge=1, le=_MOST_BATCH_SIZE)
     batch_buckets: Annotated[tuple[int, ...] | None, NoDecode] = None
     cuda_graphs: bool = False
     gpu_memory_bytes: int | None = Field(default=None, ge=64 * _MEBIBYTE)
@@ -186,6 +187,8 @@ class Settings(BaseSettings):
                 "HAR_BATCH_BUCKETS must be ascending sizes of which the last is "
                 f"HAR_MAX_BATCH_SIZE ({self.max_batch_size or 'unset'})"
             )
+        if sizes is not None and sizes[-1] > _MOST_BATCH_SIZE:
+            raise ValueError(f"HAR_BATCH_BUCKETS must not exceed {_MOST_BATCH_SIZE}")
         return self
 
     @model_validator(mode="after")
@@ -204,9 +207,11 @@ class Settings(BaseSettings):
                 f"HAR_DECODE_TIMEOUT_S ({self.decode_timeout_s:g}) must not exceed "
                 f"HAR_REQUEST_TIMEOUT_S ({self.request_timeout_s:g})"
             )
-        if (self.max_batch_size or 1) > self.max_in_flight:
+        largest = self.batch_buckets[-1] if self.batch_buckets else self.max_batch_size or 1
+        if largest > self.max_in_flight:
+            name = "HAR_BATCH_BUCKETS" if self.batch_buckets else "HAR_MAX_BATCH_SIZE"
             raise ValueError(
-                f"HAR_MAX_BATCH_SIZE ({self.max_batch_size}) must not exceed "
+                f"{name} ({largest}) must not exceed "
                 f"HAR_MAX_IN_FLIGHT ({self.max_in_flight}): such a batch could never fill"
             )
         return self

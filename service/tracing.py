@@ -109,4 +109,5 @@ def find_trace_id() -> str | None:
 
 
 def _is_polled(scope: MutableMapping[str, Any]) -> bool:
-    return scope.get("path") in POLLED_ROUTES
+    # uvicorn puts HAR_ROOT_PATH before what the client asked for.
+    return scope.get("path", "").removeprefix(scope.get("root_path", "")) in POLLED_ROUTES

@@ -61,6 +61,13 @@ def test_assets_have_their_type(service, name: str, media_type: str) -> None:
     assert service.client.get(f"/docs/{name}").headers["content-type"].startswith(media_type)
 
 
+def test_a_range_is_no_reason_for_another_kind_of_answer(service) -> None:
+    whole = service.client.get("/docs/swagger-ui.css")
+    for wanted in ("bytes=99999999-", "bytes=abc", "bytes=0-1"):
+        answer = service.client.get("/docs/swagger-ui.css", headers={"Range": wanted})
+        assert (answer.status_code, answer.content) == (200, whole.content)
+
+
 @pytest.mark.parametrize("name", ["__init__.py", "..%2f__init__.py", "nothing", "%2e%2e/main.py"])
 def test_nothing_else_of_the_package_is_served(service, expect_problem, name: str) -> None:
     expect_problem(service.client.get(f"/docs/{name}"), 404, "not_found")

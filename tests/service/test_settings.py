@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,12 @@ def test_batch_buckets_are_ascending_sizes_up_to_the_largest_batch(
     for text in ("8,4", "1,4", "0,8", "4,4,8", "1,16"):
         monkeypatch.setenv("HAR_BATCH_BUCKETS", text)
         with pytest.raises(SettingsError, match=r"HAR_BATCH_BUCKETS .*HAR_MAX_BATCH_SIZE \(8\)"):
+            load_settings()
+    monkeypatch.delenv("HAR_MAX_BATCH_SIZE")
+    monkeypatch.setenv("HAR_MAX_IN_FLIGHT", "16")
+    for text, limit in (("1,17", "HAR_MAX_IN_FLIGHT (16)"), ("1,100000", "256")):
+        monkeypatch.setenv("HAR_BATCH_BUCKETS", text)
+        with pytest.raises(SettingsError, match=f"HAR_BATCH_BUCKETS .*{re.escape(limit)}"):
             load_settings()
     monkeypatch.setenv("HAR_BATCH_BUCKETS", "1,two")
     with pytest.raises(SettingsError, match="HAR_BATCH_BUCKETS=two: "):

@@ -103,6 +103,20 @@ def test_health_checks_and_scrapes_make_no_spans(traced, exporter) -> None:
     assert not exporter.get_finished_spans()
 
 
+def test_they_make_none_below_another_path_either(start_service, exporter) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with start_service(Collaborators(tracer_provider=provider), root_path="/har") as service:
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert service.client.get(path).status_code == 200
+        service.settle()
+        assert not exporter.get_finished_spans()
+        service.client.get("/models")
+        service.settle()
+        assert len(exporter.get_finished_spans()) == 1
+    provider.shutdown()
+
+
 def test_it_is_off_unless_asked_for(start_service, red_clip, caplog) -> None:
     caplog.set_level(logging.INFO, "service.middleware")
     with start_service() as service:
