@@ -331,6 +331,6 @@ def test_the_explanation_tells_the_best_epoch_from_the_last():
     text = explain_selection(record)
     assert "in a training on 840 clips by its accuracy on 212 validation clips: 90.1% (85" in text
     assert "at epoch 31 of 40, the best by validation loss, and 92.5% at the last." in text
-    assert "trained anew on 1052 clips" in text
+    assert "trained anew on all 1052." in text
     text = explain_selection({**record, "best_epoch": 40})
     assert "at epoch 40 of 40, the best by validation loss. Figures" in text

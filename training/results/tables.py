@@ -108,7 +108,7 @@ def explain_selection(selected_by: Mapping[str, Any]) -> str:
         f"({interval(validation['accuracy_interval'])}) at epoch {best} of {run}, the best by "
         f"{_monitor(selected_by)}{'' if best == run else f', and {last} at the last'}. Figures of "
         "clips that selected are somewhat too good. This network was trained anew on "
-        f"{counts['train'] + counts['validation']} clips, these and those."
+        f"all {counts['train'] + counts['validation']}."
     )
     if selected_by["tested"]:
         explained += (
