@@ -27,6 +27,8 @@ class FileServer:
     statuses: list[int] = field(default_factory=list)
     #: What Content-Length says more than there is.
     lie: int = 0
+    #: Whether an answer with the whole file comes in a chunk, and its length is not told before.
+    chunked: bool = False
     url: str = ""
     #: The Range header of each request, "" without one.
     requests: list[str] = field(default_factory=list)
@@ -65,8 +67,13 @@ def serving(content: bytes, name: str = "data.zip") -> Iterator[FileServer]:
                 self.send_header("ETag", state.etag)
             if state.modified and not start:
                 self.send_header("Last-Modified", state.modified)
-            self.send_header("Content-Length", str(total - start))
+            if start or not state.chunked:
+                self.send_header("Content-Length", str(total - start))
+            else:
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            if state.chunked and not start:
+                self.wfile.write(b"%x\r\n" % total)
             end = start + state.drops.pop(0) if state.drops else None
             self.wfile.write(state.content[start:end])
 

@@ -55,7 +55,7 @@ class _Version:
         An ETag and a date say nothing of each other; a server may send one now, then the other.
         """
         alike = self.validator.startswith('"') == known.validator.startswith('"')
-        return self.total != known.total or (
+        return (None not in {self.total, known.total} and self.total != known.total) or (
             bool(self.validator and known.validator) and alike and self.validator != known.validator
         )
 
@@ -149,7 +149,8 @@ def _append(response: http.client.HTTPResponse, part: Path, done: int, version: 
         file.seek(done)
         while True:
             try:
-                chunk = response.read(CHUNK_BYTES)
+                # read() would lose what it has of a chunk that breaks off.
+                chunk = response.read1(CHUNK_BYTES)
             except (OSError, http.client.HTTPException) as error:
                 raise _InterruptedError(str(error) or type(error).__name__) from error
             if not chunk:

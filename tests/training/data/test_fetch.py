@@ -45,6 +45,14 @@ def test_dropped_connections_are_taken_up_where_they_ended(server, target):
     assert server.requests == ["", "bytes=100000-", "bytes=150000-", "bytes=150001-"]
 
 
+def test_a_download_that_began_without_its_length_is_taken_up(server, target):
+    server.chunked = True
+    server.drops = [100_000, 50_000]
+    fetch(server.url, target, pause_s=0)
+    assert target.read_bytes() == CONTENT
+    assert server.requests == ["", "bytes=100000-", "bytes=150000-"]
+
+
 def test_a_date_is_remembered_where_the_answer_with_a_part_leaves_it_out(server, target):
     server.etag, server.modified = "", "Thu, 26 Nov 2026 08:00:00 GMT"
     server.drops = [100_000, 50_000]
