@@ -8,12 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.files import replacing
+
+# Names of clips and classes are no mathematics: two dollar signs in one would be read as that.
+matplotlib.rcParams["text.parse_math"] = False
 
 CURVES = (("loss", "Loss (cross-entropy)"), ("accuracy", "Accuracy"))
 TRAINING, VALIDATION = "tab:blue", "tab:orange"

@@ -65,6 +65,17 @@ def test_the_reliability_diagram_is_drawn_where_most_bins_are_empty(tmp_path):
     assert cv2.imread(str(tmp_path / "reliability.png")).std() > 10
 
 
+def test_a_name_with_dollar_signs_is_a_name(tmp_path):
+    label = "from_$5_to_$9_3"
+    frames = np.zeros((2, 16, 16, 3), np.uint8)
+    plot_mistakes(
+        [Mistake(f"{label}/a_$1_$2.mp4", label, "$x^", 0.9, 0.1, frames)], label, tmp_path / "m.png"
+    )
+    plot_confusion([[1, 0], [0, 1]], [label, "$x^"], label, tmp_path / "c.png")
+    assert (tmp_path / "m.png").stat().st_size > 0
+    assert (tmp_path / "c.png").stat().st_size > 0
+
+
 @pytest.mark.parametrize("frames", [2, 10, 20, 33])
 def test_a_contact_sheet_shows_every_frame(frames, tmp_path):
     # Each frame of another level: all of them must be found in the picture.
