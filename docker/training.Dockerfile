@@ -42,6 +42,7 @@ RUN apt-get update \
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/tmp \
+    TRAINING_COMMIT=${REVISION} \
     PYTHONPATH=/app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build --chown=10001:10001 /build/runs /runs

@@ -107,15 +107,13 @@ def _row(run: RunDirectory) -> dict[str, Any]:
 def _warn_of_differences(runs: Sequence[RunDirectory], rows: Sequence[dict[str, Any]]) -> None:
     """Say in the rows' warnings which figures do not compare with those above them."""
     classes = [run.read_json("config.json")["classes"] for run in runs]
-    split: dict[str, tuple[dict[str, set[str]], dict[str, Any]]] = {}
+    split: dict[str, tuple[RunDirectory, dict[str, Any]]] = {}
     for run, row, labels in zip(runs, rows, classes, strict=True):
-        clips = {part: set(run.read_split(part, "path")) for part in PARTS}
-        first, of_first = split.setdefault(row["split"], (clips, row))
-        differing = [part for part in PARTS if clips[part] != first[part]]
-        if row["refit"] != of_first["refit"] and clips["test"] == first["test"]:
-            # Its training and validation clips are the other's together: that is what it is.
-            apart = [part["train"] | part["validation"] for part in (clips, first)]
-            differing = [] if apart[0] == apart[1] else differing
+        first, of_first = split.setdefault(row["split"], (run, row))
+        differing = [part for part in PARTS if run.has_other_clips(first, part)]
+        if row["refit"] != of_first["refit"] and _taught(run) == _taught(first):
+            # A refit's training clips are the other's training and validation clips.
+            differing = [part for part in differing if part == "test"]
         if labels != classes[0]:
             row["warnings"].append("its classes are not those of the first run")
         elif differing:
@@ -123,6 +121,11 @@ def _warn_of_differences(runs: Sequence[RunDirectory], rows: Sequence[dict[str, 
                 f"its {' and '.join(differing)} clips are not those of the first run with the "
                 f"split {row['split']}"
             )
+
+
+def _taught(run: RunDirectory) -> set[str]:
+    """The clips of all parts but the last."""
+    return {path for part in PARTS[:-1] for path in run.read_split(part, "path")}
 
 
 def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> str:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import shutil
 import sys
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ from training.arguments import command_parser
 from training.card import write_card
 from training.data.splits import PARTS
 from training.errors import DataError
-from training.files import write_bytes
+from training.files import ABANDONED_S, write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
-from training.machine import describe_machine
+from training.machine import describe_libraries, describe_machine
 from training.options import NAMES, FitConfig
 from training.results.evaluate import evaluate_probabilities
 from training.results.footage import inspect_groups
@@ -51,7 +51,6 @@ PARITY_BATCHES = (1, 3, 8)
 #: The largest difference between a Keras and an ONNX probability that passes.
 TOLERANCE = 1e-5
 
-_LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "numpy", "av", "opencv-python-headless")
 #: Not the mistakes: they are pictures from the data set.
 _PLOTS = ("curves.png", "confusion_test.png")
 
@@ -211,10 +210,8 @@ def _training_record(
         "epochs_run": metrics["epochs_run"],
         "seconds": metrics["training_seconds"],
         "hardware": metrics.get("hardware"),
-        "libraries": {
-            "python": platform.python_version(),
-            **{library: version(library) for library in _LIBRARIES},
-        },
+        # Of a run of older code, which did not note them, those that export it.
+        "libraries": metrics.get("libraries") or describe_libraries(),
         "git_commit": config["git_commit"],
         "config": config,
     }
@@ -271,8 +268,10 @@ def _measure_speed(content: bytes, others: Sequence[Published]) -> dict[str, Any
 def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent: Path) -> Path:
     """Put everything into a folder that the service does not look at, then rename that folder."""
     published = replace(manifest, sha256=hashlib.sha256(content).hexdigest())
-    staging = parent / f".{manifest.version}-{os.getpid()}"
+    # A process id would not do: in containers it is the same again and again.
+    staging = parent / f".{manifest.version}-{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
+    _sweep_staging(parent)
     try:
         for name, written in (
             ("model.onnx", content),
@@ -282,11 +281,26 @@ def _publish(run: RunDirectory, manifest: ModelManifest, content: bytes, parent:
         ):
             write_bytes(staging / name, written)
         target = parent / str(manifest.version)
-        staging.rename(target)
+        try:
+            staging.rename(target)
+        except OSError as error:
+            if not target.exists():
+                raise
+            raise ExportError(
+                f"{target} was published by another process meanwhile: the same command publishes "
+                "the next version"
+            ) from error
     except BaseException:
         shutil.rmtree(staging)
         raise
     return target
+
+
+def _sweep_staging(parent: Path) -> None:
+    """Remove what killed publishers left; those that are at work have younger folders."""
+    for left in parent.glob(".*-*"):
+        if left.is_dir() and time.time() - left.stat().st_mtime >= ABANDONED_S:
+            shutil.rmtree(left)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

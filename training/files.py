@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+#: So begin the names of files that are being written.
+PART = ".part."
 #: A temporary file of this age has no writer any more: it was killed.
 ABANDONED_S = 3600
 
@@ -27,7 +29,8 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         OSError: with the path, which a write to an open file does not tell by itself.
     """
     owner = f".{os.getpid()}-{threading.get_ident()}" if shared else ""
-    part = path.with_name(f"part.{path.name}{owner}")
+    # Hidden: among clips, or in a folder that is somebody else's too, it is nobody's file.
+    part = path.with_name(f"{PART}{path.name}{owner}")
     try:
         try:
             yield part
@@ -65,9 +68,9 @@ def write_text(path: Path, text: str) -> None:
 
 def sweep(folder: Path, *, age_s: float = ABANDONED_S) -> None:
     """Remove what killed writers left in a folder so many seconds ago or before."""
-    for part in folder.glob("part.*"):
+    for part in folder.glob(f"{PART}*"):
         try:
-            if time.time() - part.stat().st_mtime >= age_s:
+            if part.is_file() and time.time() - part.stat().st_mtime >= age_s:
                 part.unlink()
         except FileNotFoundError:  # another's, just finished
             continue

@@ -49,6 +49,7 @@ from training.learning.loop import (
 )
 from training.learning.workers import Workers, WorkersError, join_workers
 from training.locking import locked
+from training.machine import describe_libraries
 from training.networks.efficientnet import WeightsError
 from training.networks.models import MODELS
 from training.options import (
@@ -175,6 +176,7 @@ def conclude(
             "epochs_run": training.epoch,
             "training_seconds": round(training.seconds),
             "hardware": training.machines,
+            "libraries": describe_libraries(),
             **({"selected_by": selection.record} if selection else {}),
         },
     )

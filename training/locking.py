@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             _lock(file.fileno())
         except OSError as error:
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                raise  # the file system has no locks, for example
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise DataError(f"{folder} is in use: {holder} trains there") from error

@@ -1,13 +1,24 @@
-"""The machine on which something was trained or measured."""
+"""The machine and the libraries with which something was trained or measured."""
 
 from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
+_LIBRARIES = ("tensorflow", "keras", "tf2onnx", "onnx", "numpy", "av", "opencv-python-headless")
+
+
+def describe_libraries() -> dict[str, str]:
+    """The versions of Python and of what computes with it."""
+    return {
+        "python": platform.python_version(),
+        **{library: version(library) for library in _LIBRARIES},
+    }
 
 
 def describe_machine() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -94,7 +95,7 @@ class FitConfig:
         for fits, wanted in (
             (self.epochs >= 1, "--epochs must be at least 1"),
             (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (self.learning_rate > 0, "--learning-rate must be above 0"),
+            (0 < self.learning_rate < math.inf, "--learning-rate must be above 0"),
             (self.patience >= 1, "--patience must be at least 1"),
             (
                 shortest >= 1,
@@ -105,7 +106,7 @@ class FitConfig:
                 "--warmup-epochs must be at least 0 and less than the epochs of each phase",
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
-            (self.weight_decay >= 0, "--weight-decay must be at least 0"),
+            (0 <= self.weight_decay < math.inf, "--weight-decay must be at least 0"),
             (self.ema is None or 0 < self.ema < 1, "--ema must be above 0 and less than 1"),
             (
                 self.ema is None or not self.mixed_precision,
@@ -318,6 +319,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """
     check_protocol(arguments.split, arguments.split_file)
     _check_writable("--out", arguments.out)
+    if arguments.out.resolve().is_relative_to(arguments.data.resolve()):
+        raise OptionError("--out: choose a folder that is not in that of the clips, --data")
     if arguments.cache:
         _check_writable("--cache", arguments.cache)
         if arguments.cache.resolve().is_relative_to(arguments.out.resolve()):

@@ -91,7 +91,7 @@ class Selection:
         Raises:
             OptionError: it was begun with another run.
         """
-        if not (run.path / SELECTION_FILE).exists():
+        if not all((run.path / name).exists() for name in (SELECTION_FILE, SPLIT_FILE)):
             return None
         record = run.read_json(SELECTION_FILE)
         if record["run"] != path.resolve().name:

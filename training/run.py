@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from training.data.index import Clip
 from training.data.splits import Split
 from training.delimited import format_table, read_rows
 from training.errors import DataError, OptionError
-from training.files import replacing, sweep, write_text
+from training.files import PART, replacing, sweep, write_text
 from training.locking import LOCK_FILE
 from training.options import FitConfig
 
@@ -31,13 +32,16 @@ _SPLIT_COLUMNS = ("path", "class", "group", "part", "sha256")
 
 
 def current_commit() -> str:
-    """The commit of the running code, "-dirty" with changed or new files; "unknown" without git."""
+    """The commit of the running code, "-dirty" with changed or new files.
+
+    Without git what TRAINING_COMMIT says, as in the image, or "unknown".
+    """
     try:
         commit, changes = (
             _git(*words) for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
         )
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return os.environ.get("TRAINING_COMMIT", "unknown")
     return f"{commit}-dirty" if changes else commit
 
 
@@ -125,7 +129,7 @@ class RunDirectory:
 
     def _refuse_used(self) -> None:
         names = {file.name for file in self.path.iterdir()} if self.path.exists() else set()
-        if any(name != LOCK_FILE and not name.startswith("part.") for name in names):
+        if any(name != LOCK_FILE and not name.startswith(PART) for name in names):
             raise OptionError(
                 f"{self.path} already holds a run: choose another --out, or go on with it by "
                 "--resume"
@@ -230,6 +234,19 @@ class RunDirectory:
         """history.csv: a value for each epoch, by name."""
         rows = read_rows(self.path / HISTORY_FILE, ",")
         return {name: [float(row[name]) for row in rows] for name in rows[0]}
+
+    def has_other_clips(self, other: RunDirectory, part: str) -> bool:
+        """Whether a part has other clips than another run's, or other files under their names.
+
+        An older version of this code did not keep what tells the files.
+        """
+        mine, theirs = (
+            dict(zip(run.read_split(part, "path"), run.read_split(part, "sha256"), strict=True))
+            for run in (self, other)
+        )
+        return mine.keys() != theirs.keys() or any(
+            digest and theirs[path] and digest != theirs[path] for path, digest in mine.items()
+        )
 
     def save_model(self, model: keras.Model) -> None:
         """Write the trained model."""

@@ -85,7 +85,7 @@ def run_study(out: Path, frames: Sequence[int], options: Sequence[str]) -> list[
         study.write_json(OPTIONS_FILE, list(options))
     runs = [RunDirectory.open(path) for path in points.values()]
     differing = [
-        part for part in PARTS if len({tuple(run.read_split(part, "path")) for run in runs}) > 1
+        part for part in PARTS if any(run.has_other_clips(runs[0], part) for run in runs[1:])
     ]
     if differing:
         raise StudyError(

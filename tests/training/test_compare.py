@@ -80,3 +80,23 @@ def test_what_cannot_be_compared_is_an_error_in_words(untrained_run, tmp_path, c
     (old / "metrics.json").write_text('{"test": {"accuracy": 0.5}, "validation": {}}')
     assert main([str(untrained_run.path), str(old)]) == 1
     assert "python -m training.report" in capsys.readouterr().err
+
+
+def test_other_files_under_the_same_names_are_told(untrained_run, tmp_path, capsys):
+    paths = untrained_run.read_split("train", "path")
+    runs = []
+    for name, digest in (("one", "ab"), ("other", "cd")):
+        run = RunDirectory.open(shutil.copytree(untrained_run.path, tmp_path / name))
+        table = (run.path / "split.tsv").read_text()
+        (run.path / "split.tsv").write_text(
+            "".join(
+                line.rstrip("\n") + (digest if line.startswith(f"{paths[0]}\t") else "") + "\n"
+                for line in table.splitlines()
+            )
+        )
+        runs.append(run)
+    assert runs[0].has_other_clips(runs[1], "train")
+    assert not runs[0].has_other_clips(runs[1], "test")
+    assert not runs[0].has_other_clips(untrained_run, "train"), "what is not known says nothing"
+    assert main([str(run.path) for run in runs]) == 0
+    assert "its train clips are not those of the first run" in capsys.readouterr().out

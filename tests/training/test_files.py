@@ -57,7 +57,7 @@ def test_t2_a_disk_that_is_full_leaves_the_old_file_and_tells_its_path(tmp_path,
 
 
 def test_what_killed_writers_left_is_swept_once_it_is_old(tmp_path):
-    name = "part.a.npy.1-1"
+    name = ".part.a.npy.1-1"
     for path in (tmp_path / name, tmp_path / "whole.npy"):
         path.write_text("x")
     sweep(tmp_path)

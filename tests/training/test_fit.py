@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from importlib.metadata import version
 
 import numpy as np
 import onnx
@@ -202,6 +203,44 @@ def test_t2_a_publish_that_fails_half_way_leaves_nothing_to_be_seen(
     assert training.export.main(arguments) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert list((tmp_path / "models/lrcn").iterdir()) == []
+
+
+def test_t2_what_a_killed_publisher_left_is_in_nobodys_way(finished, dataset, tmp_path):
+    models = tmp_path / "models/lrcn"
+    for name in (".1-old", ".1-young"):
+        (models / name).mkdir(parents=True)
+        (models / name / "model.onnx").write_bytes(b"half")
+    os.utime(models / ".1-old", (0, 0))
+    arguments = [str(finished[0]), "--data", str(dataset), "--publish", str(models.parent)]
+    assert training.export.main(arguments) == 0
+    assert {folder.name for folder in models.iterdir()} == {".1-young", "1"}
+
+
+def test_a_version_that_another_process_publishes_meanwhile_stays(
+    finished, dataset, tmp_path, monkeypatch, capsys
+):
+    theirs = tmp_path / "models/lrcn/1/model.onnx"
+    measure = training.export.ms_per_clip
+
+    def measure_while_they_publish(graphs):
+        theirs.parent.mkdir(parents=True)
+        theirs.write_bytes(b"theirs")
+        return measure(graphs)
+
+    monkeypatch.setattr(training.export, "ms_per_clip", measure_while_they_publish)
+    arguments = [str(finished[0]), "--data", str(dataset), "--publish", str(tmp_path / "models")]
+    assert training.export.main(arguments) == 1
+    assert "was published by another process meanwhile" in capsys.readouterr().err
+    assert theirs.read_bytes() == b"theirs"
+    assert [folder.name for folder in theirs.parents[1].iterdir()] == ["1"]
+
+
+def test_the_libraries_are_those_that_trained(finished):
+    run = RunDirectory.open(finished[0])
+    libraries = run.read_json("metrics.json")["libraries"]
+    assert libraries["keras"] == version("keras")
+    manifest = json.loads((finished[1] / "lrcn/1/manifest.json").read_text())
+    assert manifest["training"]["libraries"] == libraries
 
 
 def test_t7_a_second_fit_in_the_same_directory_refuses(finished, dataset, capsys):

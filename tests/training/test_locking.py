@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -39,6 +40,15 @@ def test_t7_a_directory_in_use_is_refused_with_its_holder(tmp_path, holder):
         pytest.raises(DataError, match=f"in use: process {holder.pid} trains there"),
         locked(tmp_path),
     ):
+        pass
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_training(tmp_path, monkeypatch):
+    def refuse(descriptor):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("training.locking._lock", refuse)
+    with pytest.raises(OSError, match="No locks available"), locked(tmp_path):
         pass
 
 

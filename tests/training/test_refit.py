@@ -289,6 +289,14 @@ def test_begun_without_it_a_run_does_not_go_on_with_it(selection, dataset, folde
     assert json.dumps(selection.read_json("metrics.json")) == before
 
 
+def test_a_refit_that_ended_before_it_had_its_split_begins_anew(selection, tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    run.write_json("selected_by.json", {"run": "selection"})
+    assert Selection.of_refit(run, selection.path) is None
+    run.write_split(Split((), (), ()), {})
+    assert Selection.of_refit(run, selection.path).parts == run
+
+
 @pytest.mark.parametrize(
     ("protocol", "warnings"),
     [("random", 0), ("file", 1), ("group", 0)],

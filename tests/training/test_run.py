@@ -80,3 +80,10 @@ def test_a_run_that_older_code_began_goes_on_without_the_records_it_lacked(tmp_p
 def test_the_commit_is_a_hash_or_unknown():
     commit = current_commit().removesuffix("-dirty")
     assert commit == "unknown" or len(commit) == 40
+
+
+def test_without_git_the_commit_is_what_the_image_says(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert current_commit() == "unknown"
+    monkeypatch.setenv("TRAINING_COMMIT", "0123abc")
+    assert current_commit() == "0123abc"

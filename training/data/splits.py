@@ -28,6 +28,8 @@ from training.errors import DataError, OptionError
 FOLDS = 5
 #: A class of which less, or more, is held out for testing is warned of.
 SHARES = (0.1, 0.4)
+#: A class of which a smaller share is left for training, usually 64 %, is warned of.
+LEAST_TRAINED = 0.4
 
 PARTS = ("train", "validation", "test")
 
@@ -148,7 +150,7 @@ def _read_rows(table: Path) -> list[tuple[str, str]]:
 def warn_of_split(index: ClipIndex, protocol: str, split: Split) -> tuple[str, ...]:
     """What a person should read before trusting the figures of a split of these clips."""
     if protocol == "group":
-        return _warn_of_odd_shares(index, split.test)
+        return _warn_of_odd_shares(index, split)
     # Of the random split nobody expects anything else, and stratified by clips the shares are what
     # they can be.
     straddling = _straddling(split.parts) if protocol == "file" else []
@@ -190,22 +192,31 @@ def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
     return Split(train, validation, test)
 
 
-def _warn_of_odd_shares(index: ClipIndex, test: Sequence[Clip]) -> tuple[str, ...]:
+def _warn_of_odd_shares(index: ClipIndex, split: Split) -> tuple[str, ...]:
     """Which classes are hardly tested, or hardly trained, because whole groups would not fit."""
-    clips = Counter(clip.label for clip in index.clips)
-    tested = Counter(clip.label for clip in test)
+    clips, trained, tested = (
+        Counter(clip.label for clip in of) for of in (index.clips, split.train, split.test)
+    )
     least, most = SHARES
     odd = [
         f"{label}: {tested[label]} of {clips[label]}"
         for label in index.classes
         if not least * clips[label] <= tested[label] <= most * clips[label]
     ]
-    if not odd:
-        return ()
-    return (
-        "the groups are of such different sizes that of some classes far from a fifth of the clips "
-        f"is held out for testing: {', '.join(odd)}",
-    )
+    thin = [
+        f"{label}: {trained[label]} of {clips[label]}"
+        for label in index.classes
+        if trained[label] < LEAST_TRAINED * clips[label]
+    ]
+    why = "the groups are of such different sizes that of some classes "
+    warnings = []
+    if odd:
+        warnings.append(
+            f"{why}far from a fifth of the clips is held out for testing: {', '.join(odd)}"
+        )
+    if thin:
+        warnings.append(f"{why}hardly two fifths of the clips are trained on: {', '.join(thin)}")
+    return tuple(warnings)
 
 
 def _hold_out_clips(clips: Sequence[Clip], seed: int) -> Halves:

@@ -48,7 +48,7 @@ def test_an_unfinished_entry_is_never_taken_for_a_whole_one(dataset, tmp_path):
     entry = entries[index.clips[0]]
     whole = entry.read_bytes()
     # What a killed writer leaves behind: a part under another name, and no entry.
-    entry.with_name(f"part.{entry.name}.1-1").write_bytes(whole[:100])
+    entry.with_name(f".part.{entry.name}.1-1").write_bytes(whole[:100])
     entry.unlink()
     assert decode_clips(index, SPEC, tmp_path) == entries
     assert entry.read_bytes() == whole
@@ -105,7 +105,7 @@ def test_a_store_of_digests_that_is_damaged_costs_only_the_hashing(dataset, tmp_
 def test_what_a_killed_writer_left_is_swept_and_a_living_ones_is_not(dataset, tmp_path):
     index = index_clips(dataset)
     entry = decode_clips(index, SPEC, tmp_path)[index.clips[0]]
-    old, young = (entry.with_name(f"part.{entry.name}.{owner}") for owner in ("1-1", "2-2"))
+    old, young = (entry.with_name(f".part.{entry.name}.{owner}") for owner in ("1-1", "2-2"))
     for part in (old, young):
         part.write_bytes(b"x")
     os.utime(old, (time.time() - ABANDONED_S - 60,) * 2)

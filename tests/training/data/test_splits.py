@@ -129,9 +129,10 @@ def test_a_class_of_which_odd_shares_are_tested_is_warned_of():
     index = make_uneven({"A": [60] + [1] * 7, "B": [10] * 8})
     split = split_clips(index, protocol="group", seed=0)
     assert sum(clip.label == "A" for clip in split.test) == 60
-    (warning,) = split.warnings
-    assert "far from a fifth of the clips is held out for testing: A: 60 of 67" in warning
-    assert "B" not in warning
+    tested, trained = split.warnings
+    assert "far from a fifth of the clips is held out for testing: A: 60 of 67" in tested
+    assert "hardly two fifths of the clips are trained on: A: " in trained
+    assert "B" not in tested + trained
     assert not split_clips(make_index(), protocol="group", seed=0).warnings
     few = make_uneven({"A": [1] * 12, "B": [1] * 300})
     assert not split_clips(few, protocol="random", seed=0).warnings

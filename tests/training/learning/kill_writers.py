@@ -64,7 +64,7 @@ def main() -> None:
         kills += 1
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        torn += any(folder.glob("part.*"))
+        torn += any(folder.glob(".part.*"))
         last = read_last(folder)
         if last is None:
             assert before == 0, "the last checkpoint is gone"
