@@ -213,11 +213,15 @@ def test_f20_after_the_rest_of_a_refused_body_a_connection_idles_no_longer_than_
     start_service, wait_for
 ) -> None:
     with start_service() as service, service.connect() as connection:
-        (protocol,) = service.server.server_state.connections
         connection.sendall(
             request_head("/predict?model=nope", Content_Type="video/mp4", Content_Length="10")
         )
         assert service.read_answer(connection)[0] == 404
+        (protocol,) = (
+            one
+            for one in service.server.server_state.connections
+            if one.client == connection.getsockname()
+        )
         connection.sendall(b"01234")
         wait_for(lambda: protocol.timeout_keep_alive_task is None)
         connection.sendall(b"56789")
