@@ -15,7 +15,7 @@ import pytest
 
 from clip.errors import ClipError, DecodeError
 from service.errors import DecoderCrashedError
-from service.forkserver import ForkServer, ForkServerError
+from service.forkserver import ForkServerError
 from tests.open_files import expect_nothing_left_open
 from tests.service.gate import WAIT_S, Gate
 from tests.service.pools import (
@@ -121,41 +121,34 @@ def test_a_decoder_that_ends_by_a_signal_without_a_name_is_replaced(
     run_async(scenario)
 
 
-def test_f58_without_a_descriptor_a_decoder_is_replaced_later(
-    run_async, red_clip: bytes, monkeypatch: pytest.MonkeyPatch, caplog
+@pytest.mark.parametrize(
+    ("what", "error", "told"),
+    [
+        (
+            "service.forkserver.socket.socketpair",
+            OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+            "Too many open files; trying again",
+        ),
+        ("service.decoding.ForkServer.fork", MemoryError(), "cannot be replaced; trying again"),
+    ],
+    ids=["no descriptor", "anything"],
+)
+def test_f58_a_decoder_that_cannot_be_replaced_now_is_replaced_later(
+    run_async, red_clip: bytes, monkeypatch: pytest.MonkeyPatch, caplog, what, error, told
 ) -> None:
-    """EMFILE when a decoder's turn is over must not cost its place."""
+    """Whatever it is must not cost its place."""
     monkeypatch.setattr("service.decoding._RETRY_S", 0.01)
+
+    def fail(*_: object) -> None:
+        raise error
 
     async def scenario() -> None:
         async with decoding(max_jobs=1) as it:
             with monkeypatch.context() as patch:
-                patch.setattr("service.forkserver.socket.socketpair", refuse)
+                patch.setattr(what, fail)
                 assert (await it.decode(red_clip)).info.frames_found == 30
-                await until(lambda: "Too many open files; trying again" in caplog.text)
+                await until(lambda: told in caplog.text)
             assert (await it.decode(red_clip)).info.frames_found == 30
-
-    def refuse() -> None:
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    run_async(scenario)
-
-
-def test_whatever_keeps_a_decoder_from_being_replaced_it_is_tried_again(
-    run_async, red_clip: bytes, monkeypatch: pytest.MonkeyPatch, caplog
-) -> None:
-    monkeypatch.setattr("service.decoding._RETRY_S", 0.01)
-
-    async def scenario() -> None:
-        async with decoding(max_jobs=1) as it:
-            with monkeypatch.context() as patch:
-                patch.setattr(ForkServer, "fork", fail)
-                assert (await it.decode(red_clip)).info.frames_found == 30
-                await until(lambda: "cannot be replaced; trying again" in caplog.text)
-            assert (await it.decode(red_clip)).info.frames_found == 30
-
-    async def fail(server: ForkServer) -> None:
-        raise MemoryError
 
     run_async(scenario)
 

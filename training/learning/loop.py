@@ -29,6 +29,7 @@ from training.learning.averaging import AveragedWeights
 from training.learning.batches import ClipBatches, FollowEpochs, OrderedBatches
 from training.learning.checkpoints import Arrays, Checkpoint, read_last, write_checkpoint
 from training.learning.pace import Pace, Progress
+from training.learning.scalars import ScalarLog
 from training.learning.workers import AgreeEveryEpoch, WorkerBatches, Workers, share_gradients
 from training.machine import describe_machine
 from training.networks.recipes import Phase
@@ -216,7 +217,7 @@ def train(
             if workers.is_chief:
                 # After the checkpoint: a log that cannot be written must not cost an epoch.
                 callbacks.append(
-                    _ScalarLog(folder / "tensorboard", validated=validation is not None)
+                    ScalarLog(folder / "tensorboard", validated=validation is not None)
                 )
             model.fit(
                 batches,
@@ -300,47 +301,6 @@ class _FiniteLoss(keras.callbacks.Callback):  # type: ignore[misc]  # keras ship
                 f"the validation loss is {logs['val_loss']} after epoch {epoch + 1}, learning rate "
                 f"{float(self.model.optimizer.learning_rate)}: try a lower --learning-rate"
             )
-
-
-class _ScalarLog(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
-    """Writes each epoch's figures for TensorBoard and flushes them.
-
-    Keras' own callback flushes at the end of the training alone: a killed one leaves nothing.
-    """
-
-    def __init__(self, folder: Path, *, validated: bool) -> None:
-        super().__init__()
-        self._folder = folder
-        self._parts = ("train", "validation") if validated else ("train",)
-
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        with self._telling_where():
-            self._writers = {
-                name: tf.summary.create_file_writer(str(self._folder / name))
-                for name in self._parts
-            }
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        with self._telling_where():
-            for name, value in logs.items():
-                writer = self._writers["validation" if name.startswith("val_") else "train"]
-                with writer.as_default(step=epoch + 1):
-                    tf.summary.scalar(f"epoch_{name.removeprefix('val_')}", value)
-            for writer in self._writers.values():
-                writer.flush()
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        with self._telling_where():
-            for writer in self._writers.values():
-                writer.close()
-
-    @contextmanager
-    def _telling_where(self) -> Iterator[None]:
-        """TensorFlow has errors of its own for what a file system refuses."""
-        try:
-            yield
-        except tf.errors.OpError as error:
-            raise OSError(f"{self._folder} cannot be written: {error.message}") from error
 
 
 class _Bookkeeping(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types
