@@ -23,7 +23,9 @@ from training.arguments import command_parser
 from training.data.digests import file_digest
 from training.data.fetch import DownloadError, fetch
 from training.data.unpack import UnpackError, require_unpacker, unpack
+from training.errors import DataError
 from training.files import write_text
+from training.locking import locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,21 @@ def download(
     Raises:
         DownloadError: the archive could not be fetched, or has another sha256.
         UnpackError: it could not be unpacked.
+        DataError: another process downloads to the folder.
         OSError: the disk cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    # Two that append to one archive would spoil it.
+    with locked(folder, file_name=".download.lock", doing="downloads"):
+        return _download(data_set, folder, sha256, context, pause_s)
+
+
+def _download(
+    data_set: PublicDataSet,
+    folder: Path,
+    sha256: str | None,
+    context: ssl.SSLContext | None,
+    pause_s: float,
+) -> Path:
     archive = folder / PurePosixPath(unquote(urlsplit(data_set.url).path)).name
     if archive.suffix.lower() == ".rar":
         require_unpacker()
@@ -117,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sha256=options.sha256,
             context=context,
         )
-    except (DownloadError, UnpackError, OSError) as error:
+    except (DownloadError, UnpackError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"see it with: python -m training.data {folder}")

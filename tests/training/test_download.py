@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 
 import pytest
 import rarfile
@@ -10,6 +11,7 @@ from tests.training.fileserver import serving
 from training.data.index import index_clips
 from training.data.unpack import UnpackError, unpack
 from training.download import PublicDataSet, download, main
+from training.locking import locked
 
 MEMBERS = {
     "UCF50/Archery/v_Archery_g01_c01.avi": b"RIFF one",
@@ -168,6 +170,13 @@ def test_an_archive_with_another_sha256_is_not_unpacked(tmp_path):
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
         assert main([*arguments, "--sha256", digest.upper()]) == 0
     assert (tmp_path / "to/UCF50").is_dir()
+
+
+def test_two_downloads_into_one_folder_do_not_write_one_archive(tmp_path, capsys):
+    with serving(b"x") as server, locked(tmp_path, file_name=".download.lock", doing="downloads"):
+        assert main(["ucf50", "--to", str(tmp_path), "--url", server.url]) == 1
+        assert server.requests == []
+    assert f"in use: process {os.getpid()} downloads there" in capsys.readouterr().err
 
 
 def test_a_server_that_refuses_ends_the_command_in_words(tmp_path, capsys):
