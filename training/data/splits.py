@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
@@ -32,6 +33,12 @@ SHARES = (0.1, 0.4)
 LEAST_TRAINED = 0.4
 
 PARTS = ("train", "validation", "test")
+#: What a class that a split leaves out of a part lacks.
+NEEDED = {
+    "group": "more groups, or groups of like sizes (7 will do)",
+    "random": "more clips (6 will do)",
+    "file": "one clip in each part",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,9 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
         if lacking:
-            needed = {
-                "group": "more groups, or groups of like sizes",
-                "random": "more clips (6 will do)",
-            }.get(protocol, "one clip in each part")
             raise DataError(
                 f"the {protocol} split leaves no {name} clip of {', '.join(lacking)}: "
-                f"each class needs {needed}"
+                f"each class needs {NEEDED[protocol]}"
             )
     return split
 
@@ -188,7 +191,10 @@ def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
         rest, test = hold_out(index.clips, seed)
         train, validation = hold_out(rest, seed)
     except ValueError as error:
-        raise DataError(f"the data set is too small for a {protocol} split: {error}") from error
+        # In scikit-learn's words n_splits or y are what is wrong.
+        raise DataError(
+            f"the data set is too small for a {protocol} split: each class needs {NEEDED[protocol]}"
+        ) from error
     return Split(train, validation, test)
 
 
@@ -231,10 +237,13 @@ def _hold_out_groups(clips: Sequence[Clip], seed: int) -> Halves:
     labels = [clip.label for clip in clips]
     groups = [clip.group for clip in clips]
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    halves = [
-        (tuple(clips[i] for i in rest), tuple(clips[i] for i in held_out))
-        for rest, held_out in folds.split(np.zeros(len(clips)), labels, groups)
-    ]
+    with catch_warnings():
+        # Of a class with fewer clips than folds; what comes of that is looked at afterwards.
+        filterwarnings("ignore", "The least populated class", UserWarning)
+        halves = [
+            (tuple(clips[i] for i in rest), tuple(clips[i] for i in held_out))
+            for rest, held_out in folds.split(np.zeros(len(clips)), labels, groups)
+        ]
     # With groups of very different sizes the first fold may lack a class that another one has.
     whole = (
         pair

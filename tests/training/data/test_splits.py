@@ -66,10 +66,22 @@ def test_t8_the_same_seed_gives_the_same_split_and_another_another(protocol):
     )
 
 
-@pytest.mark.filterwarnings("ignore:The least populated class")
-def test_a_class_with_too_few_groups_is_an_error():
-    with pytest.raises(DataError, match=r"needs more groups|too small"):
-        split_clips(make_index(groups=2), protocol="group", seed=0)
+@pytest.mark.parametrize(("groups", "clips"), [(2, 4), (4, 1)])
+def test_a_class_with_too_few_groups_is_an_error_that_says_what_it_needs(groups, clips):
+    with pytest.raises(DataError, match=r"each class needs more groups"):
+        split_clips(make_index(groups=groups, clips=clips), protocol="group", seed=0)
+
+
+def test_a_class_with_too_few_clips_is_an_error_that_says_what_it_needs():
+    with pytest.raises(DataError, match="too small for a random split: each class needs more clip"):
+        split_clips(make_index(groups=1, clips=1), protocol="random", seed=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_groups_are_split_without_a_word_of_the_librarys(seed):
+    """Of one class four are left for training and validation: fewer than the folds."""
+    split = split_clips(make_index(classes=2, groups=6, clips=1), protocol="group", seed=seed)
+    assert all(split.parts.values())
 
 
 def test_an_unknown_protocol_is_an_error():
