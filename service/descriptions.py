@@ -73,8 +73,8 @@ def describe_app() -> dict[str, Any]:
     return {
         "title": "Human activity recognition",
         "summary": "A video file in, the probabilities of its activity classes out.",
-        "description": "Every answer that is no success is a problem (RFC 9457), those to other "
-        "addresses (404) and methods (405) included: see components/responses.",
+        "description": "Every answer that is not a success is a problem (RFC 9457), also at other "
+        "addresses (404) and for other methods (405): see components/responses.",
         "version": find_version(),
         "generate_unique_id_function": lambda route: route.name,
     }

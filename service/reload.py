@@ -16,7 +16,7 @@ reload_router = APIRouter()
 @reload_router.post(
     "/models/reload",
     summary="Serve what is published now",
-    response_description="What has changed. Bad models are told, and do not fail the reload.",
+    response_description="What has changed. Bad models are listed and do not fail the reload.",
     responses=document_problems("/models/reload"),
     dependencies=[Depends(require_key)],
 )

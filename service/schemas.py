@@ -153,10 +153,11 @@ class ModelReport(_Schema):
     )
     sha256: str = Field(description="Of model.onnx.")
     shows_frames: bool = Field(
-        description="Whether /predict takes `frames=png`: larger input than 4 MiB is not sent back."
+        description="Whether /predict takes `frames=png`: input above 4 MiB is not sent back."
     )
     metrics: dict[str, Any] = Field(
-        description="Figures measured when the model was made, per split."
+        description="Figures measured when the model was made: of its parts, such as `test`; where "
+        "there are some, of another split (`comparison`) and of its cost (`speed`)."
     )
 
 
