@@ -9,10 +9,11 @@ import {
   startRecording,
 } from "./camera.js";
 import { drawClasses, drawFacts, drawFilm, drawStages, markFrame } from "./draw.js";
-import { bytes, percent, seconds } from "./words.js";
+import { bytes, list, percent, seconds } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
+const MAX_NAMED = 12; // classes, before there is a video
 const maxUploadBytes = Number(document.querySelector("meta[name=max-upload-bytes]").content);
 
 const PARTS = {
@@ -95,6 +96,8 @@ function describeModel() {
   const { classes, clip_spec: spec } = chosenModel();
   $("model-facts").textContent =
     `${classes.length} classes, ${spec.frames} frames of ${spec.width} × ${spec.height}`;
+  // There is no class for anything else: better told before than wondered at after.
+  $("known-classes").textContent = `Every video is called one of ${list(classes, MAX_NAMED)}.`;
 }
 
 $("key-form").addEventListener("submit", (event) => {

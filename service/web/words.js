@@ -1,4 +1,4 @@
-// Numbers as people read them.
+// Numbers and lists as people read them.
 
 export function percent(share) {
   const value = share * 100;
@@ -25,4 +25,10 @@ export function seconds(value) {
 
 export function milliseconds(value) {
   return value >= 1000 ? seconds(value / 1000) : `${value.toFixed(value < 10 ? 1 : 0)} ms`;
+}
+
+export function list(names, most) {
+  const shown = names.slice(0, most);
+  const last = names.length > most ? `${names.length - most} more` : shown.pop();
+  return shown.length ? `${shown.join(", ")} and ${last}` : last;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from itertools import pairwise
@@ -32,6 +33,28 @@ def test_a_key_is_asked_for_only_where_the_service_wants_one(
         choose(page, red_clip)
         expect(page.locator("#label")).to_have_text("red")
         assert KEY not in page.content()
+
+
+def test_the_classes_are_told_before_there_is_a_video(service, visit) -> None:
+    with visit(service) as page:
+        expect(page.locator("#known-classes")).to_have_text(
+            "Every video is called one of red, green and blue."
+        )
+
+
+def test_of_many_classes_some_are_told(service, visit) -> None:
+    def answer(route: Route) -> None:
+        served = service.client.get("/models").json()
+        for model in served["models"]:
+            model["classes"] = [f"c{number}" for number in range(1, 16)]
+        route.fulfill(json=served)
+
+    with visit(service) as page:
+        page.route("**/models", answer)
+        page.reload()
+        expect(page.locator("#known-classes")).to_have_text(
+            re.compile(r"one of c1, .*, c12 and 3 more\.$")
+        )
 
 
 def test_a_service_that_still_loads_says_so_and_then_works(
