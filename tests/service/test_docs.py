@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from clip.source import CODECS
 from service.decoding import RESTART_REASONS
 from service.errors import KINDS
 from service.metrics import MEASURED_STAGES, STAGES, Metrics
@@ -76,6 +77,11 @@ def test_every_problem_is_documented_with_its_status() -> None:
         code: kind.status for code, kind in KINDS.items()
     }
     assert all(all(cells) for cells in rows.values())
+
+
+def test_every_codec_is_documented() -> None:
+    named = re.findall(r"`(\w+)`", read_table("errors.md")["unsupported_codec"][1])
+    assert named == sorted(CODECS)
 
 
 def test_every_metric_and_stage_is_documented_with_its_type_and_labels() -> None:
