@@ -97,7 +97,7 @@ function describeModel() {
   $("model-facts").textContent =
     `${classes.length} classes, ${spec.frames} frames of ${spec.width} × ${spec.height}`;
   // There is no class for anything else: better told before than wondered at after.
-  $("known-classes").textContent = `Every video is called one of ${list(classes, MAX_NAMED)}.`;
+  $("known-classes").textContent = `The answer is always one of ${list(classes, MAX_NAMED)}.`;
 }
 
 $("key-form").addEventListener("submit", (event) => {

@@ -38,7 +38,7 @@ def test_a_key_is_asked_for_only_where_the_service_wants_one(
 def test_the_classes_are_told_before_there_is_a_video(service, visit) -> None:
     with visit(service) as page:
         expect(page.locator("#known-classes")).to_have_text(
-            "Every video is called one of red, green and blue."
+            "The answer is always one of red, green and blue."
         )
 
 
