@@ -55,8 +55,7 @@ GAPS = {
     ("group", "random"): (
         "Why the figures differ: the random split has clips cut from the same footage in training "
         "and test, and a network that remembers the footage (the place, the clothes, the light) is "
-        "right without knowing the activity. The paper's figures are of this kind. For new footage "
-        "expect the figure of the group split."
+        "right without knowing the activity. For new footage expect the figure of the group split."
     ),
     ("random", "group"): (
         "Why the figures differ: the group split keeps clips cut from the same footage on one "
