@@ -30,6 +30,7 @@ from service.errors import (
     InvalidParameterError,
     ServiceError,
     UnknownModelError,
+    UnknownVersionError,
     describe_error,
 )
 from service.inference import OnnxModel
@@ -76,12 +77,12 @@ async def classify_files(
         How many failed.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or not in that version.
         ModelLoadError, ForkServerError, SettingsError: nothing can be classified here.
         GpuLostError: nothing more can; what came before has been printed.
     """
     async with _running(settings, collaborators) as runtime:
-        model = _choose_model(runtime.registry, options.model)
+        model = _choose_model(runtime.registry, options.model, options.version)
         listing = _choose_listing(paths, model.manifest, options)
         bar = ProgressBar(len(paths), sys.stderr)
         printer = _OrderedPrinter(bar)
@@ -179,9 +180,13 @@ async def _classify_file(path: Path, runtime: Runtime, model: OnnxModel) -> Clas
         return ClassifiedFile(path, Failure(problem.kind.code, problem.kind.title, problem.detail))
 
 
-def _choose_model(registry: ModelRegistry, name: str | None) -> OnnxModel:
+def _choose_model(registry: ModelRegistry, name: str | None, version: int | None) -> OnnxModel:
     try:
-        return registry.get(name)
+        return registry.get(name, version)
+    except UnknownVersionError as error:
+        known = name or registry.get(None).manifest.name
+        served = ", ".join(map(str, registry.versions(known)))
+        raise UsageError(f"{known} has no version {version}; there is {served}") from error
     except (UnknownModelError, InvalidParameterError) as error:
         served = ", ".join(dict.fromkeys(model.manifest.name for model in registry))
         wanted = "no --model is named" if name is None else f"there is no model {name!r}"
@@ -213,6 +218,9 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="a video, a folder (the videos below it, whatever their names) or a pattern",
     )
     parser.add_argument("--model", metavar="NAME", help="model; without it the default one")
+    parser.add_argument(
+        "--version", type=_positive, metavar="N", help="version of it; without it the newest"
+    )
     parser.add_argument(
         "--top-k",
         type=_positive,

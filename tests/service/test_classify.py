@@ -195,6 +195,14 @@ def test_an_unknown_model_is_told_with_those_that_are_there(
     assert words in ran.err
 
 
+def test_an_older_version_can_be_asked_for(classify, clips: Path) -> None:
+    tiny = ["--model", "tiny", clips / "a.mp4", "--version"]
+    assert json.loads(classify("--json", *tiny, 1).out)["version"] == 1
+    ran = classify(*tiny, 3)
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot classify: tiny has no version 3; there is 2, 1" in ran.err
+
+
 def test_models_that_cannot_be_loaded_are_told(
     classify, clips: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -228,7 +236,7 @@ def test_a_folder_without_a_video_is_told(classify, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--top-k", "0", "x"], ["--top-k", "two", "x"], ["--json", "--csv", "x"]]
+    "arguments", [[], ["--top-k", "0", "x"], ["--version", "0", "x"], ["--json", "--csv", "x"]]
 )
 def test_a_malformed_command_line_is_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
