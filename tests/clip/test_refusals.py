@@ -20,6 +20,7 @@ from clip.errors import (
     UnknownContainerError,
     UnsupportedCodecError,
 )
+from tests.boxes import replace_box
 from tests.drawing import Drawing
 
 
@@ -97,18 +98,6 @@ def test_f44_a_clip_that_is_too_long_is_refused(tmp_path):
         read_clip(path, limits=Limits(max_stream_bytes=1000))
 
 
-def replace_box(data, kind, payload):
-    """Give the only box of that kind, inside moov/trak/mdia/minf/stbl, another payload."""
-    start = data.index(kind) - 4
-    (size,) = struct.unpack_from(">I", data, start)
-    box = struct.pack(">I4s", 8 + len(payload), kind) + payload
-    data[start : start + size] = box
-    for parent in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
-        place = data.index(parent) - 4
-        (old,) = struct.unpack_from(">I", data, place)
-        struct.pack_into(">I", data, place, old + len(box) - size)
-
-
 @pytest.mark.parametrize(("count", "error"), [(30_000_000, DecodeError), (1_000, TooLongError)])
 def test_f44_a_header_that_claims_many_frames_costs_nothing(count, error, tmp_path):
     data = bytearray(Drawing(frames=2).write(tmp_path / "clip").read_bytes())
@@ -133,6 +122,46 @@ def test_f44_fragments_that_claim_many_frames_cost_nothing(tmp_path):
     assert read_clip(path).shape == (20, 64, 64, 3)
     data = bytearray(path.read_bytes())
     struct.pack_into(">I", data, data.index(b"trun") + 8, 2**31)
+    path.write_bytes(data)
+    with pytest.raises(DecodeError), no_ffmpeg():
+        read_clip(path)
+
+
+def test_a_fragment_for_every_frame_of_a_long_recording_is_not_too_many_parts(tmp_path):
+    flags = "frag_every_frame+empty_moov+default_base_moof"
+    path = Drawing(frames=5, container_options={"movflags": flags}).write(tmp_path / "clip")
+    wanted = read_clip(path)
+    data = path.read_bytes()
+    # 20,000 times a fragment of no samples, before the first with one.
+    (size,) = struct.unpack_from(">I", data, start := data.index(b"moof") - 4)
+    fragment = bytearray(data[start : start + size])
+    struct.pack_into(">I", fragment, fragment.index(b"trun") + 8, 0)
+    path.write_bytes(data[:start] + bytes(fragment) * 20_000 + data[start:])
+    np.testing.assert_array_equal(read_clip(path), wanted)
+    with pytest.raises(DecodeError, match="too many parts"), no_ffmpeg():
+        read_clip(path, limits=Limits(max_frames=100))
+
+
+def test_f44_an_edit_list_that_repeats_a_video_without_end_costs_nothing(tmp_path):
+    path = Drawing(frames=200, height=32, width=32).write(tmp_path / "clip")
+    whole = path.read_bytes()
+    for edits, match in ((200, "36000 frames"), (60_000, "edit list")):
+        data = bytearray(whole)
+        entry = struct.pack(">IiI", 8000, 0, 0x10000)
+        parents = (b"moov", b"trak", b"edts")
+        replace_box(data, b"elst", struct.pack(">II", 0, edits) + entry * edits, parents)
+        path.write_bytes(data)
+        with pytest.raises((TooLongError, DecodeError), match=match):
+            read_clip(path)
+
+
+@pytest.mark.parametrize("kind", [b"edts", b"dinf", b"tref", b"udta", b"ilst", b"wave", b"sinf"])
+def test_f44_a_table_in_an_unusual_place_is_seen(kind, tmp_path):
+    data = bytearray(Drawing(frames=2).write(tmp_path / "clip").read_bytes())
+    table = struct.pack(">I4sIII", 20, b"stsz", 0, 1, 30_000_000)
+    replace_box(data, b"stsz", table)
+    data[(place := data.index(b"stsz")) : place + 4] = kind
+    path = tmp_path / "bomb.mp4"
     path.write_bytes(data)
     with pytest.raises(DecodeError), no_ffmpeg():
         read_clip(path)
