@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 from typing import BinaryIO, TypeAlias
 
 import av
@@ -23,16 +21,16 @@ import numpy.typing as npt
 from av.video.stream import VideoStream
 
 from clip.errors import DecodeError, EncryptedVideoError, TooLongError
-from clip.sampling import clip_length, part_middles
+from clip.sampling import part_middles
 from clip.sniff import AVI, SNIFF_BYTES, Container, sniff
 from clip.source import check_pixels, open_video
 from clip.spec import ClipSpec
 from clip.tensor import Image, shown_size, to_rgb
+from clip.timeline import Timeline, timeline_of_frames, timeline_of_packets
 from clip.walk import VideoPacket, check_deadline, decode_in_order, decode_selected
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
-_FALLBACK_RATE = Fraction(25)
 #: FFmpeg's AVFieldOrder: unknown and progressive. Any other stream may have a packet for each
 #: field.
 _WHOLE_FRAMES = (0, 1)
@@ -201,23 +199,6 @@ class _Video:
                 packets.append(packet)
 
 
-@dataclass(frozen=True, slots=True)
-class _Timeline:
-    """When the frames of a clip come on screen: strictly increasing times in units of `unit_s`."""
-
-    times: Sequence[int]
-    unit_s: Fraction
-
-    @property
-    def duration_s(self) -> float:
-        """The clip's length; a single frame counts for nothing."""
-        return clip_length(self.times) * float(self.unit_s)
-
-    def seconds(self, index: int) -> float:
-        """When frame `index` comes on screen, in seconds after the first."""
-        return float((self.times[index] - self.times[0]) * self.unit_s)
-
-
 class _FrameImages:
     """Makes the images of frames as they are decoded and notes how large the shown picture is."""
 
@@ -233,7 +214,7 @@ class _FrameImages:
         return to_rgb(frame, self._spec.height, self._spec.width)
 
 
-_Sampled: TypeAlias = tuple[_Timeline, list[int], dict[int, Image]]
+_Sampled: TypeAlias = tuple[Timeline, list[int], dict[int, Image]]
 
 
 def _decode_selected(video: _Video, frames: int, images: _FrameImages) -> _Sampled | None:
@@ -242,14 +223,15 @@ def _decode_selected(video: _Video, frames: int, images: _FrameImages) -> _Sampl
     None where the stream is not fit for it or turns out to be damaged.
     """
     with video.opened() as (stream, packets):
-        shown = _presentation_times(packets)
         context = stream.codec_context
-        if not shown or stream.time_base is None or context.field_order not in _WHOLE_FRAMES:
+        if context.field_order not in _WHOLE_FRAMES:
             return None
-        timeline = _Timeline(shown, stream.time_base)
+        timeline = timeline_of_packets(packets, video.container, stream)
+        if timeline is None:
+            return None
         _check_duration(timeline, video.limits)
-        picks = part_middles(shown, frames)
-        places = {shown[pick]: pick for pick in picks}
+        picks = part_middles(timeline.times, frames)
+        places = {timeline.times[pick]: pick for pick in picks}
         by_time = decode_selected(context, packets, places, images, video.deadline)
     if by_time is None:
         return None
@@ -268,7 +250,7 @@ def _decode_in_order(video: _Video, frames: int, images: _FrameImages) -> _Sampl
             if not wanted and packets:
                 wanted = set(part_middles(range(len(packets)), frames))
             seen = decode_in_order(stream.codec_context, packets, wanted, images, video.deadline)
-            timeline = _timeline_of(seen.pts, video.container, stream)
+            timeline = timeline_of_frames(seen.pts, video.container, stream)
         _check_duration(timeline, video.limits)
         picks = part_middles(timeline.times, frames)
         if seen.taken.keys() >= set(picks):
@@ -277,32 +259,7 @@ def _decode_in_order(video: _Video, frames: int, images: _FrameImages) -> _Sampl
     raise DecodeError("The video does not decode to the same frames twice: it is damaged.")
 
 
-def _presentation_times(packets: Sequence[VideoPacket]) -> list[int]:
-    """The shown packets' timestamps in order; empty where one has none or two have the same."""
-    times = {packet.pts for packet in packets}
-    if None in times or len(times) < len(packets):
-        return []
-    # Packets marked "discard" lie outside an edit list: needed to decode others, never shown.
-    hidden = {packet.pts for packet in packets if packet.is_discard}
-    return sorted(time for time in times - hidden if time is not None)
-
-
-def _timeline_of(pts: Sequence[int | None], container: Container, stream: VideoStream) -> _Timeline:
-    """The timeline of all frames in their order of output.
-
-    By their timestamps where these increase and are presentation times, else at the stream's rate.
-    """
-    if not pts:
-        raise DecodeError("No frame of the video could be decoded: the file is damaged or cut off.")
-    known = [time for time in pts if time is not None]
-    increasing = len(known) == len(pts) and all(a < b for a, b in pairwise(known))
-    if increasing and container is not AVI and stream.time_base is not None:
-        return _Timeline(known, stream.time_base)
-    rate = stream.average_rate or stream.guessed_rate or _FALLBACK_RATE
-    return _Timeline(range(len(pts)), 1 / rate)
-
-
-def _check_duration(timeline: _Timeline, limits: Limits) -> None:
+def _check_duration(timeline: Timeline, limits: Limits) -> None:
     if timeline.duration_s > limits.max_duration_s:
         raise TooLongError(
             f"The video lasts {timeline.duration_s:.0f} s; at most {limits.max_duration_s:.0f} s "

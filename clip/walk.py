@@ -69,8 +69,10 @@ def decode_selected(
         really holds is then for decode_in_order() to find.
     """
     images: dict[int, Image] = {}
+    landing: int | None = None  # the timestamp of the key frame of a jump, until it comes out
 
     def send(packet: VideoPacket | None) -> bool:
+        nonlocal landing
         check_deadline(deadline)
         try:
             frames = context.decode(packet)
@@ -79,6 +81,11 @@ def decode_selected(
         for frame in frames:
             if frame.is_corrupt:
                 return False
+            if landing is not None and frame.pts is not None and frame.pts >= landing:
+                # A container may call any frame a key frame, and some decoders start at any.
+                if frame.pts > landing or not frame.key_frame:
+                    return False
+                landing = None
             if frame.pts is not None and frame.pts in wanted:
                 images[frame.pts] = take(frame)
         return True
@@ -89,7 +96,7 @@ def decode_selected(
             if position and not send(None):
                 return None
             context.flush_buffers()
-            position = start
+            position, landing = start, packets[start].pts
         for place in range(position, target + 1):
             packet = packets[place]
             context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
@@ -106,8 +113,8 @@ def _targets(packets: Sequence[VideoPacket], wanted: Collection[int]) -> list[tu
     """(place of a wanted packet, place of the key frame to start from), in decoding order.
 
     A leading picture follows its key frame in decoding order but comes before it on the screen and
-    may refer to
-    pictures before the key frame: it has to start from an earlier one.
+    may refer to pictures before the key frame: it has to start from an earlier one. A packet that
+    brings the decoder other parameters is not passed over either.
     """
     targets = []
     keys: list[tuple[int, int]] = []
@@ -116,7 +123,7 @@ def _targets(packets: Sequence[VideoPacket], wanted: Collection[int]) -> list[tu
             continue
         if packet.is_keyframe:
             keys.append((place, packet.pts))
-        if packet.pts in wanted:
+        if packet.pts in wanted or packet.has_sidedata("new_extradata"):
             start = next((key for key, pts in reversed(keys) if pts <= packet.pts), 0)
             targets.append((place, start))
     return targets
