@@ -53,7 +53,6 @@ class FileFormParser:
                 "on_header_end": self._end_header,
                 "on_headers_finished": self._open_part,
                 "on_part_data": self._take_data,
-                "on_part_end": self._end_part,
                 "on_end": self._end,
             },
             max_header_count=MAX_PART_HEADERS,
@@ -129,9 +128,6 @@ class FileFormParser:
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
             self._write_file(data[start:end])
-
-    def _end_part(self) -> None:
-        self._in_file = False
 
     def _end(self) -> None:
         self._ended = True
