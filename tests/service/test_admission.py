@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import service.admission
 from service.admission import Admission
 from service.deadline import Deadline
 from service.errors import DeadlineError, OverloadedError
@@ -117,6 +119,26 @@ def test_one_who_gives_up_in_the_line_leaves_no_gap(run_async) -> None:
     run_async(scenario)
 
 
+@pytest.mark.parametrize("turns", range(4))
+def test_a_permit_that_comes_as_its_taker_gives_up_goes_to_the_next(run_async, turns: int) -> None:
+    """Before the permit comes, between its coming and its taking, and after it."""
+
+    async def scenario() -> None:
+        admission = Admission(max_in_flight=1, max_waiting=2)
+        inside, leaving, following = (Visitor(admission) for _ in range(3))
+        await settle()
+        inside._leave.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.task.cancel()
+        await settle()
+        assert following.is_in
+        await following.leave()
+        assert (admission.in_flight, admission.waiting) == (0, 0)
+
+    run_async(scenario)
+
+
 def test_the_deadline_runs_in_the_line_too(run_async) -> None:
     async def scenario() -> None:
         admission = Admission(max_in_flight=1, max_waiting=1)
@@ -157,6 +179,25 @@ def test_retry_after_grows_with_the_line_and_stays_within_a_minute(run_async) ->
             visitor.task.cancel()
         await settle()
         assert (admission.in_flight, admission.waiting) == (0, 0)
+
+    run_async(scenario)
+
+
+def test_retry_after_is_how_long_those_who_are_here_will_take(run_async, monkeypatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(service.admission, "time", SimpleNamespace(monotonic=lambda: now))
+
+    async def scenario() -> None:
+        nonlocal now
+        admission = Admission(max_in_flight=2, max_waiting=2)
+        for _ in range(50):
+            async with admission.admit(FAR):
+                now += 10.0
+        visitors = [Visitor(admission) for _ in range(4)]
+        await settle()
+        assert admission.retry_after_s() == 20  # two at a time, ten seconds each
+        for visitor in visitors:
+            await visitor.leave()
 
     run_async(scenario)
 

@@ -331,6 +331,7 @@ def test_f68_a_lost_gpu_fails_everyone_and_is_reported_once(run_async, gate) -> 
         gate.open()
         results = await asyncio.gather(first, *tasks, return_exceptions=True)
         assert [type(result) for result in results] == [GpuLostError] * 4
+        assert len(set(results)) == 4, "each has an error, whose traceback grows, of its own"
         with pytest.raises(GpuLostError):
             await submit(batcher, 5)
         await batcher.close()

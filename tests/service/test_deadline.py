@@ -39,13 +39,27 @@ def test_it_raises_the_error_that_was_asked_for(run_async) -> None:
         run_async(scenario)
 
 
-def test_a_timeout_of_the_bodys_own_passes_through(run_async) -> None:
-    class OtherTimeoutError(TimeoutError):
-        pass
+class OtherTimeoutError(TimeoutError):
+    pass
 
+
+@pytest.mark.parametrize("own", [TimeoutError, OtherTimeoutError])
+def test_a_timeout_of_the_bodys_own_passes_through(run_async, own: type[TimeoutError]) -> None:
     async def scenario() -> None:
         async with Deadline.after(60).enforce():
-            raise OtherTimeoutError
+            raise own("of its own")
+
+    with pytest.raises(own, match="of its own"):
+        run_async(scenario)
+
+
+def test_so_it_does_in_the_moment_of_the_deadline(run_async) -> None:
+    async def scenario() -> None:
+        async with Deadline.after(0.0).enforce():
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise OtherTimeoutError from None
 
     with pytest.raises(OtherTimeoutError):
         run_async(scenario)
