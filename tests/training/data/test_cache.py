@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import pytest
 from clip import ClipSpec, read_clip
 from tests.open_files import expect_nothing_left_open
 from training.data.cache import StoredClips, check_clips, decode_clips
+from training.data.digests import Digests
 from training.data.index import index_clips
 from training.errors import DataError
 from training.files import ABANDONED_S
@@ -92,6 +94,24 @@ def test_a_changed_file_gets_an_entry_of_its_own(dataset, tmp_path):
     after = decode_clips(index, SPEC, tmp_path / "cache")
     assert after[changed] == before[other]
     assert {**after, changed: before[changed]} == before
+
+
+def test_a_digest_is_remembered_while_the_file_has_its_size_and_time(tmp_path):
+    video = tmp_path / "clip.avi"
+
+    def ask(content, time_ns):
+        video.write_bytes(content)
+        os.utime(video, ns=(time_ns, time_ns))
+        digests = Digests(tmp_path)
+        found = digests.of(video)
+        digests.save()
+        return found
+
+    one, two, three = (hashlib.sha256(word).hexdigest() for word in (b"one", b"two", b"three"))
+    assert ask(b"one", 10**18) == one
+    assert ask(b"two", 10**18) == one, "taken for the same file, and not read"
+    assert ask(b"two", 10**18 + 1) == two
+    assert ask(b"three", 10**18 + 1) == three
 
 
 def test_a_store_of_digests_that_is_damaged_costs_only_the_hashing(dataset, tmp_path):
