@@ -175,11 +175,6 @@ def mirror_sensitive(augmentation: Augmentation, classes: Sequence[str]) -> tupl
     return tuple(classes.index(label) for label in augmentation.no_flip_classes)
 
 
-def middle_frames(clip: npt.NDArray[np.uint8], candidates: int) -> npt.NDArray[np.uint8]:
-    """The frames that evaluation takes, of a clip with an odd number of `candidates` for each."""
-    return clip[candidates // 2 :: candidates]
-
-
 def _crop(
     clip: npt.NDArray[np.uint8], shares: npt.NDArray[np.float64], places: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from training.learning.augment import (
     NO_AUGMENTATION,
     Augmentation,
     add_augmentation_arguments,
-    middle_frames,
     mirror_sensitive,
     read_augmentation,
 )
@@ -47,7 +46,7 @@ def test_a_densely_decoded_video_has_the_evaluated_frames_in_the_middle(
     video = drawing.write(tmp_path / "clip")
     spec = ClipSpec(frames=6)
     dense = read_clip(video, replace(spec, frames=6 * candidates))
-    np.testing.assert_array_equal(middle_frames(dense, candidates), read_clip(video, spec))
+    np.testing.assert_array_equal(dense[candidates // 2 :: candidates], read_clip(video, spec))
 
 
 def test_so_it_is_for_real_clips_whose_headers_lie(shared):
@@ -55,7 +54,7 @@ def test_so_it_is_for_real_clips_whose_headers_lie(shared):
     assert videos
     for video in videos:
         dense = read_clip(video, ClipSpec(frames=60))
-        np.testing.assert_array_equal(middle_frames(dense, 3), read_clip(video))
+        np.testing.assert_array_equal(dense[1::3], read_clip(video))
 
 
 def test_jitter_takes_each_frame_from_its_own_part_of_the_clip(tmp_path):
@@ -138,16 +137,50 @@ def test_jitter_leaves_the_others_as_they_were():
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_crop_shows_a_part_of_the_picture_enlarged():
-    clip = np.zeros((2, 64, 64, 3), np.uint8)
-    clip[:, :, :, 0] = np.arange(64) * 2
-    cropped = replace(NO_AUGMENTATION, least_crop=0.5).apply(
-        clip, np.random.default_rng(1), flip=True
-    )
-    steps = np.diff(cropped[0, 0, :, 0].astype(int))
-    assert cropped.shape == clip.shape
-    assert (steps >= 0).all()
-    assert steps.sum() < 126
+def test_a_crop_enlarges_a_window_whose_sides_and_place_vary_each_for_itself():
+    height, width = 60, 80
+    clip = np.zeros((2, height, width, 3), np.uint8)
+    clip[..., 0] = np.arange(height)[:, None]
+    clip[..., 1] = np.arange(width)
+    augmentation = replace(NO_AUGMENTATION, least_crop=0.5)
+    windows = []
+    for seed in range(40):
+        cropped = augmentation.apply(clip, np.random.default_rng(seed), flip=True)
+        assert cropped.shape == clip.shape
+        assert (np.diff(cropped[0, :, :, :2].astype(int), axis=1)[..., 1] >= 0).all()
+        (top, left), (bottom, right) = (cropped[0, end, end, :2].astype(int) for end in (0, -1))
+        rows, columns = bottom - top + 1, right - left + 1
+        assert height / 2 <= rows <= height
+        assert width / 2 <= columns <= width
+        windows.append((rows / height, columns / width, top / height, left / width))
+    related = np.corrcoef(np.transpose(windows))
+    for one, other in ((0, 1), (2, 3)):
+        assert abs(related[one, other]) < 0.5
+    assert (np.ptp(windows, axis=0) > 0.2).all()
+
+
+def test_contrast_grows_or_shrinks_around_middle_grey():
+    clip = np.full((1, 1, 4, 3), [[27], [127], [128], [228]], np.uint8)
+    augmentation = replace(NO_AUGMENTATION, contrast=0.2)
+    darkest = set()
+    for seed in range(20):
+        changed = augmentation.apply(clip, np.random.default_rng(seed), flip=True)[0, 0, :, 0]
+        assert changed[1:3].tolist() == [127, 128]
+        assert int(changed[0]) + int(changed[3]) == 255
+        darkest.add(int(changed[0]))
+    assert 7 <= min(darkest) < 17
+    assert 37 < max(darkest) <= 47
+
+
+def test_brightness_is_added_or_taken_away():
+    clip = np.full((1, 1, 1, 3), 100, np.uint8)
+    augmentation = replace(NO_AUGMENTATION, brightness=25.0)
+    levels = [
+        int(augmentation.apply(clip, np.random.default_rng(seed), flip=True).max())
+        for seed in range(20)
+    ]
+    assert 75 <= min(levels) < 88
+    assert 112 < max(levels) <= 125
 
 
 @pytest.mark.parametrize(
