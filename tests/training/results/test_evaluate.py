@@ -24,6 +24,7 @@ def test_figures_of_a_small_case_worked_by_hand():
     )
     assert measured["precision"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     assert measured["recall"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert measured["f1"] == pytest.approx((2 / 3 + 0.8 + 0) / 3)
 
 
 def test_a_perfect_prediction_has_perfect_figures():
@@ -72,6 +73,12 @@ def test_the_calibration_error_of_a_small_case_worked_by_hand():
     assert calibration["expected_error"] == pytest.approx((2 * 0.1 + 0.38 + 0.05) / 4)
 
 
+def test_a_softmax_that_sums_to_a_hair_more_than_1_is_in_the_last_bin():
+    probabilities = np.array([[np.nextafter(np.float32(1), np.float32(2)), 0]], np.float32)
+    bins = measure_calibration(probabilities, np.array([0]))["bins"]
+    assert [part["clips"] for part in bins] == [0] * 14 + [1]
+
+
 def test_the_interval_holds_the_accuracy_and_narrows_with_more_clips():
     few, many = (bootstrap_accuracy(np.arange(count) % 4 != 0) for count in (40, 4000))
     for bounds in (few, many):
@@ -88,6 +95,15 @@ def test_clips_that_fail_together_widen_the_interval():
     alone, together = bootstrap_accuracy(correct), bootstrap_accuracy(correct, groups)
     assert (together["unit"], together["units"]) == ("groups", 20)
     assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
+
+
+def test_a_group_counts_by_its_clips():
+    """Else the interval would be one of the mean of the groups' accuracies, here one half."""
+    correct = np.repeat([True, False], [90, 10])
+    groups = [f"right{i // 9}" for i in range(90)] + [f"wrong{i}" for i in range(10)]
+    bounds = bootstrap_accuracy(correct, groups)
+    assert bounds["units"] == 20
+    assert 0.7 < bounds["low"] < 0.9 < bounds["high"] < 1
 
 
 def test_groups_of_one_clip_each_are_clips():
