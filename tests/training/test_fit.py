@@ -3,9 +3,11 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,8 +17,8 @@ import pytest
 import training.export
 from clip import ClipSpec, ModelManifest, read_clip
 from clip.manifest import METADATA_KEY
-from training.data.index import index_clips
-from training.fit import main
+from training.data.index import Clip, ClipIndex, index_clips
+from training.fit import main, one_hot, weigh_classes
 from training.graphs.convert import ExportError, to_onnx
 from training.locking import locked
 from training.run import RunDirectory
@@ -38,8 +40,18 @@ def finished(dataset, tmp_path_factory):
     """(run directory, models folder) after one fit with --publish."""
     folder = tmp_path_factory.mktemp("fit")
     models = folder / "models"
-    assert fit(dataset, folder / "runs/one", "--publish", str(models)) == 0
+    options = ("--publish", str(models), "--label-smoothing", "0.1")
+    assert fit(dataset, folder / "runs/one", *options) == 0
     return folder / "runs/one", models
+
+
+def test_targets_are_smoothed_and_rare_classes_weigh_more():
+    clips = [Clip(f"{place}.avi", label, "g") for place, label in enumerate("baaa")]
+    index = ClipIndex(Path("data"), ("a", "b"), tuple(clips))
+    assert one_hot(index, clips[:2]).tolist() == [[0, 1], [1, 0]]
+    smoothed = one_hot(index, clips[:2], smoothing=0.2)
+    np.testing.assert_allclose(smoothed, [[0.1, 0.9], [0.9, 0.1]], rtol=1e-6)
+    assert weigh_classes(index, clips) == pytest.approx({0: 2 / 3, 1: 2})
 
 
 def test_a_run_leaves_its_record_behind(finished):
@@ -61,7 +73,9 @@ def test_a_run_leaves_its_record_behind(finished):
     assert 1 <= metrics["best_epoch"] <= metrics["epochs_run"] <= 3
 
 
-def test_the_saved_model_is_that_of_the_best_epoch(finished, dataset):
+def test_the_saved_model_is_that_of_the_best_epoch_by_clips_and_targets_as_they_are(
+    finished, dataset
+):
     run = RunDirectory.open(finished[0])
     with (run.path / "history.csv").open(newline="") as file:
         losses = [float(row["val_loss"]) for row in csv.DictReader(file)]
@@ -157,20 +171,21 @@ def test_a_finished_run_that_is_resumed_is_not_published_twice(finished, dataset
     assert {path: path.stat().st_mtime_ns for path in models.glob("lrcn/*/*")} == before
 
 
-def spoil_weights(graph):
-    """Move the head's bias, the last thing before the softmax, in favour of the first class."""
+def spoil_weights(graph, by):
+    """Move the head's bias for the first class, the last thing before the softmax."""
     floats = [t for t in graph.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
     (bias,) = (tensor for tensor in floats if list(tensor.dims) == [2])
-    moved = onnx.numpy_helper.to_array(bias) + np.array([0.1, 0], np.float32)
+    moved = onnx.numpy_helper.to_array(bias) + np.array([by, 0], np.float32)
     bias.CopyFrom(onnx.numpy_helper.from_array(moved, bias.name))
     return graph
 
 
+@pytest.mark.parametrize("by", [0.1, math.nan])
 def test_t6_a_graph_that_answers_differently_is_not_published(
-    finished, dataset, tmp_path, monkeypatch, capsys
+    finished, dataset, tmp_path, monkeypatch, capsys, by
 ):
     run, _ = finished
-    monkeypatch.setattr(training.export, "to_onnx", lambda model: spoil_weights(to_onnx(model)))
+    monkeypatch.setattr(training.export, "to_onnx", lambda model: spoil_weights(to_onnx(model), by))
     arguments = [str(run), "--data", str(dataset), "--publish", str(tmp_path / "models")]
     assert training.export.main(arguments) == 1
     assert "differs from the Keras model" in capsys.readouterr().err
