@@ -22,6 +22,7 @@ from training.learning.checkpoints import read_last
 from training.learning.loop import (
     CHECKPOINTS,
     DivergenceError,
+    compile_model,
     make_deterministic,
     precision,
     train,
@@ -221,10 +222,41 @@ def test_a_phase_trains_what_it_says_at_its_rate_from_the_best_weights(uninterru
     assert rates[3] == pytest.approx(CONFIG.learning_rate / 10)
     assert training.phase == 1
     assert training.first_epoch == 3
+    assert training.progress.epochs == training.epoch - training.first_epoch
     checkpoint = read_last(folder / CHECKPOINTS)
     kernel = next(a for a in checkpoint.arrays["model"] if a.shape == (96, 8))
     keras.utils.set_random_seed(SEED)
     assert (kernel != build_model().get_layer("encoder").get_weights()[0]).any()
+
+
+def test_a_phase_begins_with_the_best_weights_not_with_the_last(tmp_path, monkeypatch):
+    begun = []
+
+    class NextPhase(Phase):
+        def prepare(self, model):
+            checkpoint = read_last(tmp_path / CHECKPOINTS)
+            assert (checkpoint.record["best_epoch"], checkpoint.epoch) == (1, 2)
+            begun.extend(zip(model.get_weights(), checkpoint.arrays["best"], strict=True))
+
+    def is_first(self, value, best, *, by=0.0):
+        return best is None
+
+    monkeypatch.setattr(training.learning.loop.Pace, "is_better", is_first)
+    config = dataclasses.replace(CONFIG, epochs=3, warmup_epochs=0)
+    run(tmp_path, config, (Phase("one", epochs=2), NextPhase("next")))
+    assert begun
+    for found, best in begun:
+        np.testing.assert_array_equal(found, best)
+
+
+def test_weight_decay_leaves_biases_and_scales_alone():
+    model = build_model()
+    config = dataclasses.replace(CONFIG, learning_rate=0.1, weight_decay=0.5)
+    compile_model(model, Phase("all"), config)
+    model.set_weights([np.ones_like(weight) for weight in model.get_weights()])
+    model.optimizer.apply([tf.zeros(weight.shape) for weight in model.trainable_variables])
+    shrunk = {weight.name for weight in model.trainable_variables if weight.numpy().max() < 1}
+    assert shrunk == {"kernel"}
 
 
 def test_a_frozen_layer_stays_as_it_was(tmp_path):
@@ -275,6 +307,15 @@ def test_t3_a_loss_that_is_no_number_ends_the_training_with_step_rate_and_clips(
     message = str(caught.value)
     assert f"loss is nan in epoch 1, step {step + 1} of 5, learning rate 0.001" in message
     assert message.endswith(clips)
+    assert read_last(tmp_path / CHECKPOINTS) is None
+
+
+def test_t3_a_validation_loss_that_is_no_number_ends_the_training(tmp_path):
+    examples = make_examples(train=TRAIN)
+    clips, targets = examples.validation
+    poisoned = dataclasses.replace(examples, validation=(clips, targets * np.float32(np.nan)))
+    with pytest.raises(DivergenceError, match=r"validation loss is nan after epoch 1, learning"):
+        run(tmp_path, examples=poisoned)
     assert read_last(tmp_path / CHECKPOINTS) is None
 
 
