@@ -35,6 +35,8 @@ def test_overload_and_bad_requests_are_refusals_faults_are_not() -> None:
     assert is_refusal("overloaded")
     assert is_refusal("decode_failed")
     assert is_refusal("not_ready")
+    assert is_refusal("stopping")
+    assert is_refusal("out_of_connections")
     assert not is_refusal("internal_error")
     assert not is_refusal("deadline_exceeded")
     assert not is_refusal("spool_full")

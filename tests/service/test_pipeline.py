@@ -17,6 +17,7 @@ from service.errors import DeadlineError, ModelOutputError
 from service.inference import OnnxModel, SessionConfig
 from service.metrics import Metrics
 from service.pipeline import Pipeline, Prediction
+from tests.service.gate import WAIT_S
 
 FAR = Deadline.after(3600)
 
@@ -43,7 +44,7 @@ def classify(
             async with piping(model, metrics or Metrics()) as pipeline:
                 return await pipeline.classify(file, model, deadline)
 
-    return asyncio.run(asyncio.wait_for(scenario(), 20))
+    return asyncio.run(asyncio.wait_for(scenario(), WAIT_S))
 
 
 @pytest.fixture(scope="module")

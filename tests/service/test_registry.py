@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from clip import ClipSpec
 from service.errors import InvalidParameterError, UnknownModelError, UnknownVersionError
+from service.inference import OnnxModel
 from service.published import find_published
 from service.registry import PREFERRED_MODELS, Changes, ModelRegistry, RegistryConfig
 from service.session import ModelLoadError, SessionConfig
@@ -163,7 +166,37 @@ def test_no_more_versions_are_loaded_than_allowed(tmp_path, publish_model) -> No
     for version in (1, 2, 3):
         publish_model(tmp_path, "a", version)
     publish_model(tmp_path, "b", 1)
-    assert list_keys(load(tmp_path, None, 2)) == ["a/3", "a/2", "b/1"]
+    registry = load(tmp_path, None, 2)
+    assert list_keys(registry) == ["a/3", "a/2", "b/1"]
+    publish_model(tmp_path, "a", 4)
+    after, changes = reload(registry, tmp_path, None, 2)
+    assert list_keys(after) == ["a/4", "a/3", "b/1"]
+    assert changes == Changes(loaded=["a/4"], kept=["a/3", "b/1"], removed=["a/2"])
+
+
+def test_only_the_newest_version_is_warmed_for_large_batches_on_a_cpu(
+    tmp_path, publish_model, monkeypatch
+) -> None:
+    warmed: dict[int, list[int]] = {}
+    warm_up = OnnxModel.warm_up
+
+    def note(model: OnnxModel, sizes: Sequence[int]) -> None:
+        warmed[model.manifest.version] = [*sizes]
+        warm_up(model, sizes)
+
+    monkeypatch.setattr(OnnxModel, "warm_up", note)
+    for version in (1, 2):
+        publish_model(tmp_path, "a", version)
+    config = RegistryConfig(tmp_path, SessionConfig(device="cpu", max_batch_size=4))
+    registry = ModelRegistry.load(config)
+    everything = registry.get("a").warm_up_sizes
+    assert len(everything) > 1
+    assert warmed == {2: [*everything], 1: [1]}
+    warmed.clear()
+    for version in (3, 4):
+        publish_model(tmp_path, "a", version)
+    registry.reload(config)
+    assert warmed == {4: [*everything], 3: [1]}
 
 
 def test_models_of_different_specs_serve_side_by_side(tmp_path, publish_model) -> None:
@@ -240,6 +273,25 @@ def test_f63_files_that_are_damaged_while_serving_change_nothing_and_are_told_by
     assert after.get("colour") is before.get("colour")
     assert changes.kept == ["colour/1"]
     assert name in changes.failed["colour/1"]
+
+
+def test_f63_a_model_whose_folder_cannot_be_read_goes_on_serving(
+    tmp_path, publish_model, monkeypatch
+) -> None:
+    publish_model(tmp_path, "a", 1)
+    publish_model(tmp_path, "b", 1)
+    before = load(tmp_path)
+    list_folder = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder == tmp_path / "b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    after, changes = reload(before, tmp_path)
+    assert after.get("b") is before.get("b")
+    assert changes == Changes(kept=["a/1", "b/1"], failed={"b": "Permission denied"})
 
 
 def test_f63_a_folder_that_is_deleted_while_serving_is_dropped_by_a_reload_only(
