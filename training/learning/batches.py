@@ -19,10 +19,10 @@ MAKERS = 2
 class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Shuffled, augmented batches: uint8 (N, frames, height, width, 3) and one-hot (N, classes).
 
-    What an epoch holds depends on the seed and the epoch's number alone: not on how many threads or
-    processes make its batches, on the order in which they do, nor on the epochs before. In
-    model.fit() the callback FollowEpochs says the number, so that a run that goes on with
-    `initial_epoch=k` gets what it would have got.
+    What an epoch holds depends on the seed and the epoch's number alone: not on how many threads
+    make its batches, on the order in which they do, nor on the epochs before. In model.fit() the
+    callback FollowEpochs says the number, so that a run that goes on with `initial_epoch=k` gets
+    what it would have got.
 
     Args:
         clips: uint8 tensors (frames * augmentation.jitter, height, width, 3); an array of them, or
@@ -33,8 +33,7 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: of order and augmentation.
         augmentation: what is changed by chance.
         mirror_sensitive: places of the classes whose clips are never flipped.
-        first_epoch: the number of the epoch to begin with, counted from 0.
-        options: of keras.utils.PyDataset: `workers`, `use_multiprocessing`, `max_queue_size`.
+        options: of keras.utils.PyDataset: `workers`, `max_queue_size`.
     """
 
     def __init__(
@@ -46,7 +45,6 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: int,
         augmentation: Augmentation,
         mirror_sensitive: Collection[int] = (),
-        first_epoch: int = 0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -56,8 +54,7 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._seed = seed
         self._augmentation = augmentation
         self._flip = ~np.isin(targets.argmax(axis=1), list(mirror_sensitive))
-        self._epoch = first_epoch
-        self._order = self._shuffled()
+        self.go_to_epoch(0)
 
     def __len__(self) -> int:
         return -(-len(self._clips) // self._batch_size)
@@ -78,19 +75,12 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
     def go_to_epoch(self, epoch: int) -> None:
         """Make the batches of this epoch from now on, counted from 0."""
         self._epoch = epoch
-        self._order = self._shuffled()
-
-    def on_epoch_end(self) -> None:
-        """Keras calls this after each epoch: the next one has another order and other changes."""
-        self.go_to_epoch(self._epoch + 1)
+        self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._clips))
 
     def places(self, batch: int) -> npt.NDArray[np.intp]:
         """Which clips a batch of the current epoch holds, as their places in `clips`."""
         first, end = (k * len(self._order) // len(self) for k in (batch, batch + 1))
         return self._order[first:end]
-
-    def _shuffled(self) -> npt.NDArray[np.intp]:
-        return np.random.default_rng((self._seed, self._epoch)).permutation(len(self._clips))
 
 
 class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -127,8 +117,8 @@ class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
 class FollowEpochs(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps batches at the epoch that model.fit() is in.
 
-    Counting the calls of on_epoch_end() would not do: Keras makes one before the first epoch, and
-    what else it makes depends on whether the model is built and how it is distributed.
+    Counting the calls of PyDataset.on_epoch_end() would not do: Keras makes one before the first
+    epoch, and what else it makes depends on whether the model is built and how it is distributed.
     """
 
     def __init__(self, batches: ClipBatches) -> None:
