@@ -42,7 +42,8 @@ class Pace:
             them the plateau rule drops the rate. Neither counts the warm-up's.
         monitor: "val_loss" or "val_accuracy".
         schedule: "plateau", or "cosine": from the peak to zero over the epochs after the warm-up.
-        warmup_epochs: the first ones, in which the rate climbs from zero, a little every step.
+        warmup_epochs: the first ones, fewer than `epochs`, in which the rate climbs from zero, a
+            little every step.
     """
 
     peak: float
@@ -60,8 +61,8 @@ class Pace:
         if at < self.warmup_epochs:
             return self.peak * at / self.warmup_epochs
         if self.schedule == "cosine":
-            share = (at - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1)
-            return self.peak * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+            share = (at - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+            return self.peak * 0.5 * (1 + math.cos(math.pi * share))
         rate: float = self.peak * DROP**progress.drops
         return rate
 
@@ -92,6 +93,6 @@ class Pace:
             return replace(after, plateau_best=value, plateau_waited=0)
         if warming:
             return after
-        if progress.plateau_waited + 1 >= max(self.patience // 3, 1):
+        if progress.plateau_waited + 1 >= self.patience // 3:
             return replace(after, plateau_waited=0, drops=progress.drops + 1)
         return replace(after, plateau_waited=progress.plateau_waited + 1)
