@@ -1,8 +1,7 @@
 """MicroBatcher: clips that queued while the model ran become its next batch.
 
 There is no timer: an idle model starts on the first clip at once, a busy one finds a batch waiting.
-All state belongs to the event loop; only the model runs elsewhere, in the batcher's one runner
-thread.
+All state belongs to the event loop; only the model runs elsewhere, in a thread, a batch at a time.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class MicroBatcher:
         name: of the model, for the log.
         max_batch_size: most clips in one run.
         max_queued: most clips that wait for one.
-        runner: the one thread that runs are made in; without it a new one, which close() ends.
+        runner: the thread that runs are made in; without it one of the event loop's own.
         observe_batch: told the size of every batch.
         on_lost: told once if the GPU is lost; no run will succeed any more.
     """
@@ -96,10 +95,7 @@ class MicroBatcher:
         self._queue: deque[_Entry] = deque()
         self._work_arrived = asyncio.Event()
         self._closing = False
-        self._own_runner = (
-            None if runner else ThreadPoolExecutor(1, thread_name_prefix=f"infer-{name}")
-        )
-        self._runner = runner or self._own_runner
+        self._runner = runner
         self._loop_task: asyncio.Task[None] | None = None
 
     @property
@@ -143,8 +139,6 @@ class MicroBatcher:
         self._work_arrived.set()
         if self._loop_task is not None:
             await self._loop_task
-        if self._own_runner is not None:
-            await asyncio.to_thread(self._own_runner.shutdown)
 
     async def _work(self) -> None:
         while True:
@@ -171,10 +165,6 @@ class MicroBatcher:
         outcomes: Sequence[Outcome]
         try:
             outcomes = await loop.run_in_executor(self._runner, self._run_rows, batch)
-        except asyncio.CancelledError:
-            for entry in batch:
-                entry.answer.cancel()
-            raise
         except Exception as error:  # the runner thread is not to be had
             logger.exception("%s: a batch of %d could not be run", self._name, len(batch))
             outcomes = [_failed_run(error) for _ in batch]
