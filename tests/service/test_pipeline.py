@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
-from clip import Limits
+from clip import Limits, SampledClip, sample_clip
 from clip.errors import UnknownContainerError
+from service.batching import Clips, Outcome
 from service.deadline import Deadline
 from service.decoding import DecodePool
 from service.errors import DeadlineError, ModelOutputError
@@ -90,6 +92,34 @@ def test_a_file_that_is_no_video_is_refused_and_counts_as_no_prediction(model) -
 def test_a_deadline_that_has_passed_ends_it(model, red_clip) -> None:
     with pytest.raises(DeadlineError):
         classify(model, red_clip, Deadline.after(0))
+
+
+def test_the_deadline_runs_in_the_model_too(run_async, monkeypatch, gate, model, red_clip) -> None:
+    class Decoded:
+        """Decoders that are done at once."""
+
+        async def decode(self, *_: object) -> SampledClip:
+            return sample_clip(io.BytesIO(red_clip))
+
+        async def close(self) -> None:
+            pass
+
+    run = OnnxModel.run
+
+    def hold_up(model: OnnxModel, clips: Clips) -> Sequence[Outcome]:
+        gate.pass_through()
+        return run(model, clips)
+
+    async def scenario() -> None:
+        pipeline = Pipeline(Decoded(), Metrics(), max_queued=8)
+        pipeline.start([model])
+        with pytest.raises(DeadlineError):
+            await pipeline.classify(io.BytesIO(), model, Deadline.after(0.05))
+        gate.open()
+        await pipeline.close()
+
+    monkeypatch.setattr(OnnxModel, "run", hold_up)
+    run_async(scenario)
 
 
 def test_f65_an_output_that_is_no_distribution_is_an_error_not_an_answer(
