@@ -2,6 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training.results import plots
 from training.results.evaluate import measure_calibration
 from training.results.plots import (
     Mistake,
@@ -26,9 +27,28 @@ def count_red_pixels(path):
     return int(((red > 180) & (green < 120) & (abs(green - blue) < 10)).sum())
 
 
-def test_the_curves_are_drawn(tmp_path):
+@pytest.fixture
+def figures(monkeypatch):
+    """What is drawn, as matplotlib has it before it is written."""
+    drawn = []
+    save = plots._save
+
+    def note(figure, path):
+        drawn.append(figure)
+        save(figure, path)
+
+    monkeypatch.setattr(plots, "_save", note)
+    return drawn
+
+
+def test_the_curves_are_drawn_and_the_best_epoch_is_marked(figures, tmp_path):
     plot_curves(HISTORY, tmp_path / "curves.png", best_epoch=2, title="title")
     assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
+    for axes, name in zip(figures[0].axes, ("loss", "accuracy"), strict=True):
+        lines = [line.get_xydata().tolist() for line in axes.lines]
+        for key in (name, f"val_{name}"):
+            assert [[epoch, value] for epoch, value in enumerate(HISTORY[key], start=1)] in lines
+        assert [[2, HISTORY[f"val_{name}"][1]]] in lines
 
 
 def test_a_training_loss_of_another_kind_is_labelled_so(tmp_path):
@@ -52,10 +72,16 @@ def test_drops_of_the_learning_rate_are_marked(rates, marked, tmp_path):
     assert (count_red_pixels(tmp_path / "curves.png") > 100) == marked
 
 
-def test_the_heat_map_is_darkest_where_a_class_is_recognised(tmp_path):
+def test_the_heat_map_has_the_truth_in_rows_and_shares_of_it(figures, tmp_path):
     path = tmp_path / "confusion.png"
     plot_confusion([[9, 1], [0, 4]], ["a", "b"], "title", path)
     assert cv2.imread(str(path)).min() < 120
+    axes = figures[0].axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.9, 0.1], [0, 1]]
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert counts == {(0, 0): "9", (1, 0): "1", (1, 1): "4"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (10)", "b (4)"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true (clips)")
 
 
 def test_the_reliability_diagram_is_drawn_where_most_bins_are_empty(tmp_path):
