@@ -30,7 +30,8 @@ def fit(dataset, out, *extra):
     return main(
         [
             *("--data", str(dataset), "--model", "lrcn", "--split", "group", "--epochs", "3"),
-            *("--frames", str(FRAMES), "--batch-size", "4", "--out", str(out), *extra),
+            *("--frames", str(FRAMES), "--batch-size", "4", "--label-smoothing", "0.1"),
+            *("--out", str(out), *extra),
         ]
     )
 
@@ -40,8 +41,7 @@ def finished(dataset, tmp_path_factory):
     """(run directory, models folder) after one fit with --publish."""
     folder = tmp_path_factory.mktemp("fit")
     models = folder / "models"
-    options = ("--publish", str(models), "--label-smoothing", "0.1")
-    assert fit(dataset, folder / "runs/one", *options) == 0
+    assert fit(dataset, folder / "runs/one", "--publish", str(models)) == 0
     return folder / "runs/one", models
 
 
