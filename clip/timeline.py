@@ -108,4 +108,5 @@ def _is_shown(packet: VideoPacket, codec: str) -> bool:
 
 
 def _leaps(times: Sequence[int], container: Container, unit_s: Fraction) -> bool:
-    return container in _MAY_LEAP and any((b - a) * unit_s > _LEAP_S for a, b in pairwise(times))
+    most = int(_LEAP_S / unit_s)
+    return container in _MAY_LEAP and any(b - a > most for a, b in pairwise(times))

@@ -72,37 +72,27 @@ def download(
     """
     # Two that append to one archive would spoil it.
     with locked(folder, file_name=".download.lock", doing="downloads"):
-        return _download(data_set, folder, sha256, context, pause_s)
-
-
-def _download(
-    data_set: PublicDataSet,
-    folder: Path,
-    sha256: str | None,
-    context: ssl.SSLContext | None,
-    pause_s: float,
-) -> Path:
-    archive = folder / PurePosixPath(unquote(urlsplit(data_set.url).path)).name
-    if archive.suffix.lower() == ".rar":
-        require_unpacker()
-    fetched = not archive.exists()
-    if not fetched:
-        print(f"{archive} is there already")
-    else:
-        fetch(data_set.url, archive, context=context, pause_s=pause_s)
-    digest = file_digest(archive)
-    print(f"sha256 {digest}  {archive}")
-    if sha256 and digest != sha256.lower():
-        raise DownloadError(f"the sha256 of {archive} is {digest}, not {sha256}: remove it")
-    record = {"bytes": archive.stat().st_size, "sha256": digest}
-    if fetched:  # where else it is from is not known
-        record = {"url": data_set.url, **record}
-    beside = archive.with_name(f"{archive.name}.json")
-    if fetched or not beside.exists():
-        write_text(beside, json.dumps(record, indent=2) + "\n")
-    files = unpack(archive, folder)
-    print(f"{files} files in {folder / data_set.folder}; {archive} is needed no more")
-    return folder / data_set.folder
+        archive = folder / PurePosixPath(unquote(urlsplit(data_set.url).path)).name
+        if archive.suffix.lower() == ".rar":
+            require_unpacker()
+        fetched = not archive.exists()
+        if not fetched:
+            print(f"{archive} is there already")
+        else:
+            fetch(data_set.url, archive, context=context, pause_s=pause_s)
+        digest = file_digest(archive)
+        print(f"sha256 {digest}  {archive}")
+        if sha256 and digest != sha256.lower():
+            raise DownloadError(f"the sha256 of {archive} is {digest}, not {sha256}: remove it")
+        record = {"bytes": archive.stat().st_size, "sha256": digest}
+        if fetched:  # where else it is from is not known
+            record = {"url": data_set.url, **record}
+        beside = archive.with_name(f"{archive.name}.json")
+        if fetched or not beside.exists():
+            write_text(beside, json.dumps(record, indent=2) + "\n")
+        files = unpack(archive, folder)
+        print(f"{files} files in {folder / data_set.folder}; {archive} is needed no more")
+        return folder / data_set.folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
