@@ -1,6 +1,7 @@
 """What the fast layers gain in training: python -m benchmarks.train_step_speed [--rounds 10].
 
 The stock network and ours, compiled alike, take turns on training steps over one batch; medians.
+So does ours with --mixed-precision, whose gain depends on the processor.
 Once as training.fit trains, where every run of a seed gives the same bits, and once as TensorFlow
 does it by itself: that cannot be switched within a process, so two kinds of processes take turns
 too. Writes benchmarks/reports/train_step_speed.md. About ten minutes on two idle cores.
@@ -45,7 +46,7 @@ def measure(mode: str, rounds: int, batch: int) -> Times:
     import numpy as np  # noqa: PLC0415
 
     from benchmarks.stock_models import STOCK_MODELS  # noqa: PLC0415
-    from training.learning.loop import make_deterministic  # noqa: PLC0415
+    from training.learning.loop import make_deterministic, precision  # noqa: PLC0415
     from training.networks.models import MODELS  # noqa: PLC0415
 
     if mode == "deterministic":
@@ -60,6 +61,8 @@ def measure(mode: str, rounds: int, batch: int) -> Times:
             "stock": build_stock(CLASSES, FRAMES),
             "fast": MODELS[name](CLASSES, FRAMES),
         }
+        with precision(mixed=True):
+            models["mixed"] = MODELS[name](CLASSES, FRAMES)
         for model in models.values():
             # As training.learning.loop.compile_model does.
             model.compile(
@@ -98,13 +101,19 @@ def run_process(mode: str, rounds: int, batch: int) -> Times:
 def write_rows(times: Mapping[str, Times]) -> list[str]:
     """The report's table."""
     lines = [
-        "| network | trained | stock layers, ms a clip | fast layers, ms a clip | times faster |",
-        "|---|---|---|---|---|",
+        "| network | trained | stock layers, ms a clip | fast layers, ms a clip | times faster "
+        "| with --mixed-precision, ms a clip |",
+        "|---|---|---|---|---|---|",
     ]
     for name in next(iter(times.values())):
         for mode, title in MODES.items():
-            stock, fast = (median(times[mode][name][kind]) for kind in ("stock", "fast"))
-            lines.append(f"| {name} | {title} | {stock:.0f} | {fast:.0f} | {stock / fast:.2f} |")
+            stock, fast, mixed = (
+                median(times[mode][name][kind]) for kind in ("stock", "fast", "mixed")
+            )
+            lines.append(
+                f"| {name} | {title} | {stock:.0f} | {fast:.0f} | {stock / fast:.2f} "
+                f"| {mixed:.0f} |"
+            )
     return lines
 
 

@@ -250,7 +250,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     fit.add_argument(
         "--mixed-precision",
         action="store_true",
-        help="compute in 16 bits: faster on a GPU, slower on a CPU. What is saved has 32",
+        help="compute in 16 bits: faster on a GPU, on a CPU only where it has BF16 or AMX. What is "
+        "saved has 32",
     )
     fit.add_argument(
         "--seed", metavar="N", type=int, default=0, help="of split, weights, order and dropout"

@@ -364,7 +364,7 @@ def test_mixed_precision_trains_in_16_bits_and_exports_in_32(tmp_path, capsys):
     examples = make_examples(train=TRAIN, side=16)
     with precision(mixed=True):
         model, trained = run(tmp_path, config, (Phase("all"),), build, examples)
-    assert "slower on a CPU" in capsys.readouterr().err
+    assert "gains on a CPU only where" in capsys.readouterr().err
     assert model.layers[2].compute_dtype == "bfloat16"
     assert model.output.dtype == "float32"
     assert {weight.dtype for weight in trained.best_weights} == {np.dtype(np.float32)}
