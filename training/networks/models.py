@@ -28,7 +28,12 @@ import keras
 from keras import layers
 
 from training.networks.efficientnet import build_encoder, load_imagenet_weights
-from training.networks.layers import FrameWise, UnrolledConvLSTM2D, UnrolledLSTM
+from training.networks.layers import (
+    FrameWise,
+    FusedBatchNormalization,
+    UnrolledConvLSTM2D,
+    UnrolledLSTM,
+)
 
 #: The dropout of both networks, recurrent dropout included.
 DROPOUT = 0.2
@@ -87,7 +92,7 @@ def build_lrcn(
     x = layers.Rescaling(1.0 / 255.0, name="rescaling")(inputs)
     for filters in LRCN_FILTERS:
         x = FrameWise(layers.Conv2D(filters, 3, padding="same", activation="relu"))(x)
-        x = FrameWise(layers.BatchNormalization())(x)
+        x = FrameWise(FusedBatchNormalization())(x)
         x = FrameWise(layers.MaxPooling2D())(x)
         x = FrameWise(layers.Dropout(dropout))(x)
     x = FrameWise(layers.Flatten())(x)

@@ -4,10 +4,16 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from training.networks.layers import FrameWise, UnrolledConvLSTM2D, UnrolledLSTM
+from training.networks.layers import (
+    FrameWise,
+    FusedBatchNormalization,
+    UnrolledConvLSTM2D,
+    UnrolledLSTM,
+)
 
 RNG = np.random.default_rng(0)
 CLIPS = RNG.normal(size=(2, 5, 7, 6, 3)).astype(np.float32)
+PICTURES = CLIPS.reshape(-1, *CLIPS.shape[2:])
 FEATURES = RNG.normal(size=(3, 6, 8)).astype(np.float32)
 
 
@@ -44,7 +50,7 @@ def same_masks(fast, stock):
     [
         lambda: layers.Conv2D(4, 3, padding="same", activation="relu"),
         lambda: layers.MaxPooling2D(padding="same"),
-        layers.BatchNormalization,
+        FusedBatchNormalization,
         lambda: layers.Dropout(0.5),
         layers.Flatten,
     ],
@@ -57,12 +63,34 @@ def test_frame_wise_answers_as_time_distributed(make):
 
 
 def test_normalisation_sees_all_frames_of_all_clips_at_once():
-    layer = FrameWise(layers.BatchNormalization(momentum=0.9))
+    layer = FrameWise(FusedBatchNormalization(momentum=0.9))
     normalised = layer(CLIPS, training=True).numpy()
     np.testing.assert_allclose(normalised.mean((0, 1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(normalised.std((0, 1, 2, 3)), 1, atol=1e-2)
     moved_once = 0.1 * CLIPS.mean((0, 1, 2, 3))
     np.testing.assert_allclose(layer.layer.moving_mean, moved_once, atol=1e-6)
+
+
+def test_fused_normalisation_trains_as_the_stock_layer():
+    fused, stock = build_pair(
+        FusedBatchNormalization(momentum=0.9), layers.BatchNormalization(momentum=0.9), PICTURES
+    )
+    np.testing.assert_allclose(
+        fused(PICTURES, training=True), stock(PICTURES, training=True), atol=1e-5
+    )
+    assert_same_gradients(
+        differentiate(fused, PICTURES, training=True), differentiate(stock, PICTURES, training=True)
+    )
+    # Moved twice by now.
+    for mine, theirs in zip(fused.get_weights(), stock.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(fused(PICTURES), stock(PICTURES), atol=1e-5)
+
+
+def test_frozen_fused_normalisation_keeps_its_statistics():
+    layer = FusedBatchNormalization(trainable=False)
+    np.testing.assert_array_equal(layer(PICTURES, training=True), layer(PICTURES))
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(3))
 
 
 def test_frames_lose_different_pixels_to_dropout():
