@@ -70,32 +70,42 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def name_last(folder: Path) -> str | None:
-    """The name of the newest checkpoint; None if none was finished."""
+    """The name of the newest checkpoint; None if none was finished.
+
+    Raises:
+        DataError: LAST is no text.
+    """
     try:
-        return (folder / POINTER).read_text().strip()
+        return (folder / POINTER).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{folder / POINTER} is damaged: write the name of a checkpoint into it, in UTF-8"
+        ) from error
 
 
 def read_last(folder: Path) -> Checkpoint | None:
     """The newest checkpoint; None if none was finished.
 
     Raises:
-        DataError: it is damaged.
+        DataError: it, or LAST, is damaged.
     """
     name = name_last(folder)
     if name is None:
         return None
     path = folder / name
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy does not close what it opened of a damaged archive.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             lists: dict[str, dict[int, npt.NDArray[Any]]] = {}
             for key in file.files:
                 if key != "record":
                     name, place = key.split("/")
                     lists.setdefault(name, {})[int(place)] = file[key]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # RuntimeError: zipfile's, of a damaged entry that seems encrypted or of a later version.
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"the checkpoint {path} is damaged ({error}): write the name of an older one into "
             f"{folder / POINTER}"

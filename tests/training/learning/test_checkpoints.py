@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from training.errors import DataError
-from training.learning.checkpoints import Checkpoint, read_last, write_checkpoint
+from training.learning.checkpoints import Checkpoint, name_last, read_last, write_checkpoint
 
 ROOT = Path(__file__).parents[3]
 
@@ -58,6 +58,41 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"epoch-00001\.npz is damaged"):
         read_last(tmp_path)
+
+
+def test_a_checkpoint_with_any_bit_of_an_entry_turned_over_is_whole_or_named(tmp_path):
+    """The directory at an archive's end says of each entry how to read it."""
+    write_checkpoint(tmp_path, make_checkpoint(1, size=1))
+    path = tmp_path / "epoch-00001.npz"
+    content = path.read_bytes()
+    entry = content.index(b"PK\x01\x02")
+    unread = []
+    for place in range(entry, entry + 46):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                assert read_last(tmp_path).epoch == 1
+            except DataError as error:
+                unread.append(str(error))
+    assert any("encrypted" in message for message in unread)
+    assert all("epoch-00001.npz is damaged" in message for message in unread)
+
+
+def test_an_archive_that_is_no_checkpoint_is_named(tmp_path):
+    np.savez(tmp_path / "epoch-00001.npz", weights=np.zeros(1))
+    (tmp_path / "LAST").write_text("epoch-00001.npz")
+    with pytest.raises(DataError, match=r"epoch-00001\.npz is damaged"):
+        read_last(tmp_path)
+
+
+def test_a_pointer_that_an_editor_wrote_in_another_encoding_is_named(tmp_path):
+    write_checkpoint(tmp_path, make_checkpoint(1))
+    (tmp_path / "LAST").write_text("epoch-00001.npz", encoding="utf-16")
+    for read in (name_last, read_last):
+        with pytest.raises(DataError, match="LAST is damaged: write the name of a checkpoint"):
+            read(tmp_path)
 
 
 def test_an_older_checkpoint_can_be_named_by_hand(tmp_path):
