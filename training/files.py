@@ -56,6 +56,19 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], *, shared: bool
     _flush_folder(path.parent)
 
 
+def save_whole(path: Path, save: Callable[[Path], object]) -> None:
+    """Make a file by what wants the name of a new one, as `write_whole` does by an open one.
+
+    Raises:
+        OSError: with the path.
+    """
+    with replacing(path) as part:
+        save(part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+    _flush_folder(path.parent)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Make a file of these bytes, as `write_whole` does."""
     write_whole(path, lambda file: file.write(content))
@@ -82,5 +95,7 @@ def _flush_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:  # an open file's does not tell its name
+            raise OSError(error.errno, error.strerror, str(folder)) from error
         finally:
             os.close(descriptor)

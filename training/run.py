@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from training.data.index import Clip
 from training.data.splits import Split
 from training.delimited import format_table, read_rows
 from training.errors import DataError, OptionError
-from training.files import PART, replacing, sweep, write_text
+from training.files import PART, save_whole, sweep, write_text
 from training.locking import LOCK_FILE
 from training.options import FitConfig
 
@@ -249,10 +250,17 @@ class RunDirectory:
         )
 
     def save_model(self, model: keras.Model) -> None:
-        """Write the trained model."""
-        with replacing(self.path / MODEL_FILE) as part:
-            model.save(part)
+        """Write the trained model; it is on the disk before metrics.json tells of it."""
+        save_whole(self.path / MODEL_FILE, model.save)
 
     def load_model(self) -> keras.Model:
-        """Read the trained model, without its optimizer."""
-        return keras.saving.load_model(self.path / MODEL_FILE, compile=False)
+        """Read the trained model, without its optimizer.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        file = self.path / MODEL_FILE
+        # Keras says of a file that is no archive that it is not there.
+        if not zipfile.is_zipfile(file):
+            raise DataError(f"{file} is damaged: it is no archive")
+        return keras.saving.load_model(file, compile=False)

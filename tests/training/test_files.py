@@ -1,13 +1,14 @@
 import errno
 import os
 import re
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from training.files import ABANDONED_S, replacing, sweep, write_text, write_whole
+from training.files import ABANDONED_S, replacing, save_whole, sweep, write_text, write_whole
 
 
 def names(folder):
@@ -54,6 +55,45 @@ def test_t2_a_disk_that_is_full_leaves_the_old_file_and_tells_its_path(tmp_path,
     assert caught.value.filename == str(tmp_path / "a")
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "new"),
+        lambda path: save_whole(path, lambda part: part.write_text("new")),
+    ],
+    ids=["open", "by name"],
+)
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path, monkeypatch, write
+):
+    flushed = []
+    fsync = os.fsync
+
+    def watch(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        flushed.append(("folder" if is_folder else "file", (tmp_path / "a").read_text()))
+        fsync(descriptor)
+
+    write_text(tmp_path / "a", "old")
+    monkeypatch.setattr(os, "fsync", watch)
+    write(tmp_path / "a")
+    assert flushed == [("file", "old"), ("folder", "new")]
+
+
+def test_t2_a_folder_that_cannot_be_flushed_is_named(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        write_text(tmp_path / "a", "new")
+    assert caught.value.filename == str(tmp_path)
 
 
 def test_what_killed_writers_left_is_swept_once_it_is_old(tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import keras
 import numpy as np
@@ -60,6 +62,29 @@ def test_a_saved_model_answers_as_before(tmp_path):
         RunDirectory.open(tmp_path).load_model()(clips).numpy(), model(clips).numpy()
     )
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_model_that_lost_its_bytes_is_named(tmp_path, share):
+    run = RunDirectory.create(tmp_path)
+    run.save_model(build_lrcn(3, 2))
+    content = (tmp_path / "model.keras").read_bytes()
+    (tmp_path / "model.keras").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(DataError, match=r"model\.keras is damaged"):
+        RunDirectory.open(tmp_path).load_model()
+
+
+def test_t2_a_model_that_does_not_reach_the_disk_is_not_there(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    run = RunDirectory.create(tmp_path)
+    model = build_lrcn(3, 2)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        run.save_model(model)
+    assert caught.value.filename == str(tmp_path / "model.keras")
+    assert list(tmp_path.iterdir()) == []
 
 
 PHASE = {"name": "all", "epochs": None, "rate": 1.0}
