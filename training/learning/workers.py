@@ -155,12 +155,16 @@ def read_cluster(text: str) -> tuple[int, int]:
     The chief has number 0: the task of type "chief", or the first worker where there is none.
 
     Raises:
-        OptionError: it is no such JSON, names tasks of other types, or a task that is not there.
+        OptionError: it is no such JSON, names tasks of other types, does not say which of several
+            this is, or names one that is not there.
     """
     try:
         config = json.loads(text) if text.strip() else {}
         cluster = {kind: len(addresses) for kind, addresses in config.get("cluster", {}).items()}
+        if any(isinstance(addresses, str) for addresses in config.get("cluster", {}).values()):
+            raise TypeError("addresses must be a list")
         task = config.get("task", {})
+        untold = {"type", "index"} - task.keys()
         kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
     except (ValueError, TypeError, AttributeError) as error:
         raise OptionError(f"TF_CONFIG is not a JSON object of cluster and task: {error}") from error
@@ -176,6 +180,11 @@ def read_cluster(text: str) -> tuple[int, int]:
         raise OptionError(f"TF_CONFIG names {chiefs} chiefs: there is one")
     if not 0 <= index < cluster.get(kind, 0):
         raise OptionError(f"TF_CONFIG's cluster has no {kind} {index}, which its task says this is")
+    if untold and sum(cluster.values()) > 1:
+        raise OptionError(
+            "TF_CONFIG does not tell which of the workers this is: its task has no "
+            f"{' and no '.join(sorted(untold))}"
+        )
     return sum(cluster.values()), index + (chiefs if kind == "worker" else 0)
 
 
@@ -204,7 +213,8 @@ class WorkerBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships
 
     A share of n of a batch's N clips has a mean loss of its own n: weighted by n / N times the
     number of workers, the mean over the workers is that of the N. A clip also has its class's
-    weight. A worker that gets no clip of a small last batch takes one, with weight 0.
+    weight. A worker that gets no clip of a batch smaller than the cluster takes one, with
+    weight 0.
     """
 
     def __init__(

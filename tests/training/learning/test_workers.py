@@ -111,6 +111,10 @@ def test_without_tf_config_there_is_one_worker(monkeypatch):
         ('{"cluster": {"worker": ["a"]}, "task": {"type": "chief"}}', "has no chief 0"),
         ('{"cluster": {"worker": ["a"]}, "task": {"index": 1}}', "has no worker 1"),
         ('{"cluster": {"worker": ["a"]}, "task": {"index": -1}}', "has no worker -1"),
+        ('{"cluster": {"worker": "a:1"}}', "addresses must be a list"),
+        ('{"cluster": {"worker": ["a", "b"]}}', "this is: its task has no index and no type"),
+        ('{"cluster": {"worker": ["a", "b"]}, "task": {"index": 1}}', "has no type"),
+        ('{"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker"}}', "has no index"),
     ],
 )
 def test_a_tf_config_that_cannot_be_is_an_error_in_words(text, message):
@@ -185,12 +189,28 @@ def test_only_moving_statistics_are_averaged_and_equal_values_stay_to_the_bit():
         assert [len(values) for values in brought] == wanted
 
 
-def test_a_worker_that_is_gone_is_an_error_in_words():
-    def lose():
-        with Workers(2, 0).watched():
-            raise tf.errors.UnavailableError(None, None, "peer 10.0.0.7 is gone\nmore")
+def lose(error, workers):
+    with workers.watched():
+        raise error(None, None, "peer 10.0.0.7 is gone\nmore")
 
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.InternalError,
+        tf.errors.UnavailableError,
+    ],
+)
+def test_a_worker_that_is_gone_is_an_error_in_words(error):
     with pytest.raises(
         WorkersError, match=r"another worker .* --resume .*peer 10\.0\.0\.7 is gone"
     ):
-        lose()
+        lose(error, Workers(2, 0))
+
+
+def test_whoever_trains_alone_is_not_told_of_other_workers():
+    with pytest.raises(tf.errors.InternalError):
+        lose(tf.errors.InternalError, Workers())

@@ -28,7 +28,7 @@ def main() -> None:
             layers.Dense(2, activation="softmax"),
         ]
     )
-    # The last batch has one clip: one of two workers has nothing to do there.
+    # Batches of three clips and of four: two workers have shares of one and two, or of two each.
     examples = make_examples(train=17, class_weights={0: 0.5, 1: 2.0})
     folder = Path(sys.argv[1])
     if not workers.is_chief:
