@@ -24,6 +24,7 @@ import onnxruntime
 from training.arguments import command_parser
 from training.data.splits import PARTS
 from training.errors import DataError
+from training.files import write_text
 from training.graphs.convert import ExportError, to_onnx
 from training.machine import describe_machine
 from training.results.footage import inspect_groups, warn_of_groups
@@ -225,8 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = write_comparison(rows, options.part)
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(text)
-            options.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+            write_text(options.out, text)
+            write_text(options.out.with_suffix(".json"), json.dumps(rows, indent=2) + "\n")
     except (DataError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -69,6 +71,36 @@ def test_runs_that_were_never_published_have_all_five_columns_of_the_paper(compa
 
 def test_comparing_leaves_the_runs_as_they_were(untrained_run, compared):
     assert not (untrained_run.path / "model.onnx").exists()
+
+
+def test_t2_a_table_that_cannot_be_written_leaves_the_old_one(
+    untrained_run, tmp_path, monkeypatch, capsys
+):
+    def disk_full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "table.md"
+    out.write_text("old")
+    monkeypatch.setattr(os, "fsync", disk_full)
+    assert main([str(untrained_run.path), "--out", str(out)]) == 1
+    assert f"No space left on device: '{out}'" in capsys.readouterr().err
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["table.md"]
+
+
+def test_the_markdown_does_not_take_the_name_of_the_json(untrained_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(untrained_run.path), "--out", str(tmp_path / "table.json")])
+    assert "--out names the Markdown file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_in_another_order_are_told(untrained_run, tmp_path, capsys):
+    other = RunDirectory.open(shutil.copytree(untrained_run.path, tmp_path / "other"))
+    config = other.read_json("config.json")
+    other.write_json("config.json", {**config, "classes": config["classes"][::-1]})
+    assert main([str(untrained_run.path), str(other.path)]) == 0
+    assert "**Warning**, other: its classes are not those of the" in capsys.readouterr().out
 
 
 def test_what_cannot_be_compared_is_an_error_in_words(untrained_run, tmp_path, capsys):
