@@ -10,6 +10,7 @@ import training.export
 import training.fit
 import training.report
 import training.study
+from training.results.measure import measured_parts
 from training.run import RunDirectory
 
 
@@ -134,6 +135,7 @@ def test_a_study_of_such_runs_has_no_test_column(dataset, tmp_path):
 def test_a_run_begun_without_the_option_goes_on_as_one_that_tests(tmp_path):
     run = RunDirectory(tmp_path)
     run.write_json("config.json", {"seed": 0, "git_commit": "old"})
+    assert measured_parts(run) == ("validation", "test")
     run.fix_config({"seed": 0, "test": True})
     with pytest.raises(ValueError, match='"test": false'):
         run.fix_config({"seed": 0, "test": False})

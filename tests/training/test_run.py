@@ -1,11 +1,14 @@
 import errno
 import json
 import os
+import shutil
+import subprocess
 
 import keras
 import numpy as np
 import pytest
 
+import training.run
 from training.data.index import Clip
 from training.data.splits import Split
 from training.errors import DataError
@@ -18,6 +21,18 @@ def test_a_run_never_goes_over_another(tmp_path):
     run.write_text("config.json", "{}")
     with pytest.raises(DataError, match="already holds a run"):
         RunDirectory.create(tmp_path / "run")
+
+
+def test_what_a_killed_writer_left_is_no_run_and_goes(tmp_path):
+    for path in (tmp_path / ".part.config.json", tmp_path / "lock"):
+        path.write_text("x")
+    RunDirectory.create(tmp_path)
+    run = RunDirectory.resume(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    run.write_text("config.json", "{}")
+    (tmp_path / ".part.metrics.json").write_text("x")
+    RunDirectory.resume(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "config.json"}
 
 
 def test_an_unfinished_run_cannot_be_exported(tmp_path):
@@ -33,6 +48,28 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
         run.write_json("metrics.json", {"accuracy": float("nan")})
     assert run.read_json("metrics.json") == {"accuracy": 0.5}
     assert json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_a_record_that_is_damaged_is_named(tmp_path):
+    run = RunDirectory.create(tmp_path)
+    run.write_text("metrics.json", "{")
+    with pytest.raises(DataError, match=r"metrics\.json is damaged"):
+        run.read_json("metrics.json")
+    run.write_json("config.json", {"clip_spec": {"frames": 2}})
+    with pytest.raises(DataError, match=r"config\.json: clip_spec must be"):
+        run.read_clip_spec()
+
+
+def test_a_part_with_more_or_fewer_clips_is_another(tmp_path):
+    clips = tuple(Clip(f"A/{i}.avi", "A", f"A_g{i}") for i in range(3))
+    runs = []
+    for name, train in (("all", clips), ("fewer", clips[:2])):
+        run = RunDirectory.create(tmp_path / name)
+        run.write_split(Split(train, (), ()), dict.fromkeys(train, "0f"))
+        runs.append(run)
+    assert runs[0].has_other_clips(runs[1], "train")
+    assert runs[1].has_other_clips(runs[0], "train")
+    assert not runs[0].has_other_clips(runs[0], "train")
 
 
 def test_the_split_comes_back(tmp_path):
@@ -100,6 +137,42 @@ def test_a_run_that_older_code_began_goes_on_without_the_records_it_lacked(tmp_p
     with pytest.raises(DataError, match="cannot be resumed"):
         run.fix_config({"seed": 0, "phases": [PHASE, PHASE], "git_commit": "new"})
     assert (tmp_path / "config.json").read_text() == begun
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A folder that git knows, as the place of the running code; it has no commit yet."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    monkeypatch.setattr(training.run, "__file__", str(tmp_path / "run.py"))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "TRAINING_COMMIT"):
+        monkeypatch.delenv(name, raising=False)
+    git(tmp_path, "init", "--quiet")
+    return tmp_path
+
+
+def git(folder, *words):
+    who = ("-c", "user.name=A", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    done = subprocess.run(
+        ["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_code_and_dirty_with_what_is_not_in_it(repository):
+    (repository / "run.py").touch()
+    git(repository, "add", "run.py")
+    git(repository, "commit", "--quiet", "--no-verify", "-m", "x")
+    commit = git(repository, "rev-parse", "HEAD")
+    assert current_commit() == commit
+    (repository / "new.py").touch()
+    assert current_commit() == f"{commit}-dirty"
+
+
+def test_code_without_a_commit_has_the_one_that_the_image_says(repository, monkeypatch):
+    assert current_commit() == "unknown"
+    monkeypatch.setenv("TRAINING_COMMIT", "0123abc")
+    assert current_commit() == "0123abc"
 
 
 def test_the_commit_is_a_hash_or_unknown():

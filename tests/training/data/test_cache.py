@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -114,6 +115,15 @@ def test_a_digest_is_remembered_while_the_file_has_its_size_and_time(tmp_path):
     assert ask(b"three", 10**18 + 1) == three
 
 
+def test_decoding_leaves_the_digests_of_all_clips_for_the_next_run(dataset, tmp_path):
+    index = index_clips(dataset)
+    entries = decode_clips(index, SPEC, tmp_path)
+    known = json.loads((tmp_path / "digests.json").read_text())
+    assert {path: record[2] for path, record in known.items()} == {
+        str((dataset / clip.path).resolve()): entry.stem for clip, entry in entries.items()
+    }
+
+
 def test_a_store_of_digests_that_is_damaged_costs_only_the_hashing(dataset, tmp_path):
     index = index_clips(dataset)
     entries = decode_clips(index, SPEC, tmp_path)
@@ -126,11 +136,14 @@ def test_what_a_killed_writer_left_is_swept_and_a_living_ones_is_not(dataset, tm
     index = index_clips(dataset)
     entry = decode_clips(index, SPEC, tmp_path)[index.clips[0]]
     old, young = (entry.with_name(f".part.{entry.name}.{owner}") for owner in ("1-1", "2-2"))
-    for part in (old, young):
+    old_store = tmp_path / ".part.digests.json.1-1"
+    for part in (old, young, old_store):
         part.write_bytes(b"x")
-    os.utime(old, (time.time() - ABANDONED_S - 60,) * 2)
+    for part in (old, old_store):
+        os.utime(part, (time.time() - ABANDONED_S - 60,) * 2)
     decode_clips(index, SPEC, tmp_path)
     assert not old.exists()
+    assert not old_store.exists()
     assert young.exists()
 
 
@@ -229,6 +242,20 @@ def test_t4_skipping_bad_files_records_which_and_why(dataset, tmp_path):
     assert record["classes"]["Dark"] == {"clips": 23, "groups": 6}
     assert len(record["skipped_files"]) == 7
     assert all(file["reason"] for file in record["skipped_files"])
+
+
+def test_t4_each_bad_file_is_listed_once_with_the_reason_alone(dataset, tmp_path):
+    data = shutil.copytree(dataset, tmp_path / "data")
+    for name in ("empty1.mp4", "empty2.mp4", "gone.mp4"):
+        (data / "Dark" / name).touch()
+    index = index_clips(data)
+    (data / "Dark/gone.mp4").unlink()
+    usable = check_clips(index, SPEC, tmp_path / "cache", skip_bad=True)
+    assert [(file.path, file.reason) for file in usable.skipped] == [
+        ("Dark/empty1.mp4", "The file is empty."),
+        ("Dark/empty2.mp4", "The file is empty."),
+        ("Dark/gone.mp4", "No such file or directory"),
+    ]
 
 
 def test_a_data_set_without_bad_files_is_used_whole(dataset, tmp_path):

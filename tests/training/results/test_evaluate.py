@@ -71,6 +71,7 @@ def test_the_calibration_error_of_a_small_case_worked_by_hand():
     assert calibration["bins"][8] == pytest.approx({"clips": 2, "confidence": 0.6, "accuracy": 0.5})
     assert calibration["bins"][0] == {"clips": 0, "confidence": None, "accuracy": None}
     assert calibration["expected_error"] == pytest.approx((2 * 0.1 + 0.38 + 0.05) / 4)
+    assert calibration["confidence"] == pytest.approx((2 * 0.6 + 0.62 + 0.95) / 4)
 
 
 def test_a_softmax_that_sums_to_a_hair_more_than_1_is_in_the_last_bin():

@@ -1,3 +1,5 @@
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -65,3 +67,10 @@ def test_a_part_comes_in_the_order_of_the_split(untrained_run, dataset):
     assert len(part) == len(paths)
     levels = [float(clip.mean()) for clip in part]
     assert [level > 125 for level in levels] == [path.startswith("Light") for path in paths]
+
+
+def test_a_class_that_the_run_left_out_need_not_be_usable(untrained_run, dataset, tmp_path):
+    data = shutil.copytree(dataset, tmp_path / "data")
+    (data / "Empty").mkdir()
+    part = read_part(untrained_run, "test", data=data, cache=tmp_path / "cache")
+    assert len(part) == len(untrained_run.read_split("test", "path"))
