@@ -170,6 +170,40 @@ def test_a_manifest_with_fewer_figures_has_a_card_too(manifest):
     assert "a machine that was not recorded" in card
 
 
+def write_changed(manifest, change):
+    """The card after a change of the manifest's record."""
+    record = json.loads(manifest.to_json())
+    change(record)
+    return write_card(ModelManifest.from_json(json.dumps(record)))
+
+
+def test_the_limits_name_the_class_of_the_lowest_recall(manifest):
+    def change(record):
+        dark, light = (record["metrics"]["test"]["per_class"][name] for name in ("Dark", "Light"))
+        dark |= {"recall": 0.75, "clips": 4}
+        light |= {"recall": 0.5, "clips": 6}
+
+    card = write_changed(manifest, change)
+    assert "not the same for all classes: Light has 50.0% of 6 clips." in card
+
+
+def test_the_largest_difference_of_the_export_is_told(manifest):
+    def change(record):
+        record["parity"]["max_abs_difference"] = {"1": 2e-7, "3": 9e-6, "8": 1e-8}
+
+    card = write_changed(manifest, change)
+    assert "test clips, at batch sizes 1, 3, 8: 9.0e-06; top-1 the same." in card
+
+
+def test_footage_on_both_sides_takes_the_reason_of_the_difference_away(manifest):
+    def change(record):
+        record["training"]["footage"] = {"clips": 48, "ungrouped": 0, "straddling": 2}
+
+    card = write_changed(manifest, change)
+    assert "2 groups of clips cut from the same footage are in more than one part" in card
+    assert "Why the figures differ" not in card
+
+
 def test_pictures_from_the_data_set_are_not_published(published):
     assert {path.name for path in published.iterdir()} == {
         "model.onnx",

@@ -191,6 +191,16 @@ def test_a_refit_and_what_is_no_finished_run_are_refused(
         assert not (tmp_path / "run").exists()
 
 
+def test_it_may_differ_in_names_bad_files_and_whether_it_was_tested(selection, tmp_path):
+    run = RunDirectory.open(shutil.copytree(selection.path, tmp_path / "run"))
+    config, metrics = (run.read_json(name) for name in ("config.json", "metrics.json"))
+    own = {"data": "moved", "dataset": "UCF101", "skip_bad": True, "git_commit": "newer"}
+    now = FitConfig(**{**config, **own, "test": True, "refit": True})
+    assert Selection.of_run(run.path, now).record["tested"] is False
+    run.write_json("metrics.json", {**metrics, "test": metrics["validation"]})
+    assert Selection.of_run(run.path, now).record["tested"] is True
+
+
 def test_a_run_of_older_code_is_taken_and_one_with_an_option_of_newer_code_refused(
     selection, tmp_path
 ):
