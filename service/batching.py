@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -54,7 +55,7 @@ class BatchAnswer:
     infer_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
     frames: Frames
     answer: asyncio.Future[BatchAnswer]
@@ -100,7 +101,7 @@ class MicroBatcher:
 
     @property
     def queued(self) -> int:
-        """Clips waiting for a run; one that its client gave up counts until it is dropped."""
+        """Clips waiting for a run."""
         return len(self._queue)
 
     def start(self) -> None:
@@ -110,7 +111,7 @@ class MicroBatcher:
     async def submit(self, frames: Frames) -> BatchAnswer:
         """Classify one clip, uint8 (frames, height, width, 3), together with what else is waiting.
 
-        A caller that is cancelled is dropped when the next batch is formed; the others of a batch
+        A caller that is cancelled gives its place in the queue to others; the others of a batch
         that already runs are answered all the same.
 
         Raises:
@@ -131,7 +132,12 @@ class MicroBatcher:
         entry = _Entry(frames, asyncio.get_running_loop().create_future())
         self._queue.append(entry)
         self._work_arrived.set()
-        return await entry.answer
+        try:
+            return await entry.answer
+        except asyncio.CancelledError:
+            with suppress(ValueError):  # it is in a batch already
+                self._queue.remove(entry)
+            raise
 
     async def close(self) -> None:
         """Refuse new clips and answer those that wait."""

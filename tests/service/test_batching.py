@@ -213,6 +213,22 @@ def test_a_full_queue_refuses_at_once(run_async, gate) -> None:
     run_async(scenario)
 
 
+def test_a_clip_that_was_given_up_takes_nobodys_place_in_the_queue(run_async, gate) -> None:
+    async def scenario() -> None:
+        async with batching(ScriptedModel(gate), max_queued=2) as batcher:
+            (running,) = await start(submit(batcher, 1))
+            await asyncio.to_thread(gate.await_arrivals, 1)
+            (first, given_up) = await start(submit(batcher, 2), submit(batcher, 3))
+            given_up.cancel()
+            await asyncio.wait([given_up])
+            assert batcher.queued == 1
+            (last,) = await start(submit(batcher, 4))
+            gate.open()
+            assert await asyncio.gather(running, first, last) == [1, 2, 4]
+
+    run_async(scenario)
+
+
 def test_close_answers_those_who_wait_and_refuses_those_who_come(run_async, gate) -> None:
     async def scenario() -> None:
         async with batching(ScriptedModel(gate)) as batcher:
