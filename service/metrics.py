@@ -278,8 +278,14 @@ class Metrics:
             metric.remove_by_labels({"model": name})
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """(text, Content-Type) of all metrics, in the exposition format that `accept` asks for."""
-        encode, content_type = choose_encoder(accept)
+        """(text, Content-Type) of all metrics, in the exposition format that `accept` asks for.
+
+        Where it asks in words that mean nothing, in Prometheus text.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(_WithoutCreated(self.registry)), content_type
 
 

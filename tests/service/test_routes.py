@@ -174,6 +174,18 @@ def test_metrics_are_prometheus_text_or_openmetrics_on_request(service, red_clip
 
 
 @pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=1.x"]
+)
+def test_f71_metrics_asked_for_in_an_unknown_version_are_prometheus_text(
+    service, accept: str
+) -> None:
+    response = service.client.get("/metrics", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "har_ready 1.0" in response.text
+
+
+@pytest.mark.parametrize(
     "content",
     [
         pytest.param(b"<html></html>", id="f26-html"),
