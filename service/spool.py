@@ -48,7 +48,8 @@ class Spool:
         """Whether `min_free_bytes` and a few files more fit into the folder. Raises OSError."""
         if not hasattr(os, "statvfs"):
             return shutil.disk_usage(self.folder).free >= self._min_free_bytes
-        space = os.statvfs(self.folder)
+        # By the slash a file in the folder's place, of whose disk it would tell, is an error.
+        space = os.statvfs(f"{self.folder}/")
         # File systems that make inodes as they need them count none at all.
         has_inodes = space.f_files == 0 or space.f_favail >= _MIN_FREE_INODES
         return has_inodes and space.f_bavail * space.f_frsize >= self._min_free_bytes

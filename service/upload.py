@@ -44,9 +44,15 @@ MAX_BOUNDARY_BYTES: Final = 70
 
 _MAX_CONTENT_TYPE_CHARACTERS = 1024
 _WRITE_BYTES = 256 * 1024
-#: The folder is full, read-only, gone, or its disk is broken: the operator's to mend, not a bug.
+#: The folder is full, read-only, gone, no folder any more, or its disk or network is broken: the
+#: operator's to mend, not a bug.
 _UNWRITABLE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.EACCES, errno.EFBIG, errno.EIO}
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+        *(errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP),
+        *(errno.EIO, errno.ESTALE, errno.ENOTCONN),
+    }
 )
 _OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 _ACCEPTED = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -336,4 +337,29 @@ def test_f57_a_deleted_spool_folder_is_507_and_passes(
         shutil.rmtree(service.runtime.spool.folder)
         expect_problem(service.predict(red_clip), 507, "spool_full")
         service.runtime.spool.folder.mkdir()
+        assert service.predict(red_clip).status_code == 200
+
+
+def put_a_file(place: Path) -> None:
+    place.touch()
+
+
+def put_a_link_to_itself(place: Path) -> None:
+    place.symlink_to(place)
+
+
+@pytest.mark.parametrize("put_something_else", [put_a_file, put_a_link_to_itself])
+def test_f57_something_else_in_the_spool_folders_place_is_507_and_passes(
+    start_service, red_clip, expect_problem, put_something_else
+) -> None:
+    with start_service() as service:
+        folder = service.runtime.spool.folder
+        folder.rmdir()
+        put_something_else(folder)
+        expect_problem(service.predict(red_clip), 507, "spool_full")
+        expect_problem(service.client.get("/health/ready"), 503, "not_ready")
+        assert "har_ready 0.0" in service.client.get("/metrics").text
+        folder.unlink()
+        folder.mkdir()
+        assert service.client.get("/health/ready").status_code == 200
         assert service.predict(red_clip).status_code == 200
