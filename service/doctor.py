@@ -50,10 +50,11 @@ _PACKAGES: Final = (
     "pydantic",
 )
 _GIBIBYTE: Final = 1024**3
-#: Descriptors beside those of the requests: libraries, decoders, the listener.
 _PROBE_TIMEOUT_S: Final = 120
 _DECODE_TIMEOUT_S: Final = 60.0
 _SPECIMEN_SPEC: Final = ClipSpec(frames=2 * len(COLOURS))
+#: What the service's clients may send; the clip that is made here need not keep to it.
+_CLIENTS_LIMITS: Final = ("max_pixels", "max_frames", "max_duration_s", "max_upload_bytes")
 _MISSING_LIBRARY: Final = re.compile(r"with error: (\S+): cannot open shared object file")
 
 # Whether a provider loads shows only when a session asks for it, and the library that is missing is
@@ -255,7 +256,8 @@ async def examine_decoder(
     settings: Settings, write_video: Callable[[BinaryIO], None] = write_specimen
 ) -> Finding:
     """Whether a decoder, started and confined as in the service, decodes a clip made here."""
-    decoders = build_decoders(settings, Metrics())
+    defaults = {name: Settings.model_fields[name].default for name in _CLIENTS_LIMITS}
+    decoders = build_decoders(settings.model_copy(update=defaults), Metrics())
     try:
         with tempfile.TemporaryFile() as file:
             write_video(cast(BinaryIO, file))

@@ -112,6 +112,14 @@ def test_a_decoder_that_does_not_do_its_work_is_found_out(make_clip) -> None:
     assert "grey levels off" in finding.detail
 
 
+def test_limits_that_the_specimen_would_not_keep_to_are_no_fault_of_the_decoder() -> None:
+    settings = Settings(
+        decoders=1, max_pixels=100, max_frames=20, max_duration_s=1, max_upload_bytes=500
+    )
+    finding = asyncio.run(examine_decoder(settings))
+    assert finding.status == "ok", finding.detail
+
+
 def test_the_specimen_is_right_and_a_wrong_decoding_of_it_is_told() -> None:
     file = io.BytesIO()
     write_specimen(file)
