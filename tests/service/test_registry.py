@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -358,6 +359,18 @@ def test_a_reload_that_would_lose_the_default_model_is_refused(tmp_path, publish
     shutil.rmtree(folder)
     with pytest.raises(ModelLoadError, match="HAR_DEFAULT_MODEL=b is not among a"):
         reload(registry, tmp_path, "b")
+
+
+def test_a_reload_that_is_refused_for_its_default_model_has_loaded_nothing(
+    tmp_path, publish_model
+) -> None:
+    folder = publish_model(tmp_path, "b")
+    registry = load(tmp_path, "b")
+    shutil.rmtree(folder)
+    publish_model(tmp_path, "in-vain")
+    with pytest.raises(ModelLoadError, match="HAR_DEFAULT_MODEL=b is not among in-vain"):
+        reload(registry, tmp_path, "b")
+    assert not [one for one in threading.enumerate() if one.name.startswith("infer-in-vain")]
 
 
 def test_the_preferred_default_comes_with_a_reload(tmp_path, publish_model) -> None:
