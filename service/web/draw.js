@@ -18,7 +18,9 @@ function element(name, properties = {}, ...children) {
 
 /** The classes as bars; all but the first few wait behind `more`. */
 export function drawClasses(list, more, probabilities) {
-  const rows = Object.entries(probabilities).map(([label, probability], rank) => {
+  // JavaScript puts names that are whole numbers first, whatever order they came in.
+  const ranked = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+  const rows = ranked.map(([label, probability], rank) => {
     const bar = element("span", { className: "bar" });
     bar.style.setProperty("--share", Math.min(probability, 1));
     return element(

@@ -53,6 +53,18 @@ def test_an_upload_shows_the_label_the_classes_the_frames_and_the_times(
         expect(page.get_by_role("status")).to_contain_text(expected["label"])
 
 
+def test_classes_that_are_numbers_are_in_the_order_of_their_probability(
+    start_service, visit, publish_model, tmp_path: Path, red_clip
+) -> None:
+    publish_model(tmp_path / "models", classes=("30", "20", "10"))
+    with start_service(models_dir=tmp_path / "models") as service, visit(service) as page:
+        choose(page, red_clip)
+        expect(page.locator("#label")).to_have_text("30")
+        expect(page.locator("#classes .name").first).to_have_text("30")
+        shares = [float(text.strip("<> %")) for text in page.locator(".number").all_inner_texts()]
+        assert shares == sorted(shares, reverse=True)
+
+
 def test_a_frame_of_the_film_is_found_in_the_video(service, visit, drawn: Path) -> None:
     with visit(service) as page:
         choose(page, drawn)
