@@ -44,6 +44,8 @@ function keyHeader(key) {
 
 /** What is served: the `models` of GET /models. Throws a Problem. */
 export async function listModels(key) {
+  // No key has other characters, and fetch() would refuse to send them.
+  if (/[^!-~]/.test(key)) throw new Problem({ title: "That is no key", status: 401 });
   let response;
   let body;
   try {

@@ -35,6 +35,18 @@ def test_a_key_is_asked_for_only_where_the_service_wants_one(
         assert KEY not in page.content()
 
 
+def test_what_can_be_no_key_is_told_as_one_that_is_not_accepted(start_service, visit) -> None:
+    with start_service(api_keys=(KEY,)) as locked, visit(locked, await_models=False) as page:
+        field = page.get_by_label("Key")
+        field.fill(KEY.replace("-", "\N{EN DASH}"))
+        field.press("Enter")
+        expect(page.get_by_text("does not accept that key")).to_be_visible()
+        expect(page.get_by_text("cannot be reached")).to_be_hidden()
+        field.fill(KEY)
+        field.press("Enter")
+        expect(field).to_be_hidden()
+
+
 def test_the_classes_are_told_before_there_is_a_video(service, visit) -> None:
     with visit(service) as page:
         expect(page.locator("#known-classes")).to_have_text(
