@@ -37,6 +37,7 @@ def post(service, clip: bytes, headers: dict[str, str], path: str = "/predict"):
         {"Authorization": f"Bearer {NEW}"},
         {"Authorization": f"bearer {OLD}"},
         {"X-API-Key": "wrong", "Authorization": f"Bearer {NEW}"},
+        {"X-API-Key": OLD, "Authorization": "Bearer of-a-proxy-in-between"},
     ],
 )
 def test_any_of_the_keys_lets_in_by_either_header(locked, red_clip, headers) -> None:

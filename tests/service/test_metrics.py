@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from service.errors import KINDS
 from service.metrics import MEASURED_STAGES, Metrics, is_refusal
 from service.settings import LATENCY_BUCKETS_S
@@ -55,6 +57,37 @@ def test_a_models_series_are_there_before_its_first_clip(build_model) -> None:
     assert metrics.registry.get_sample_value("har_model_info", info) == 1
     labels = {"model": "colour", "label": "green"}
     assert metrics.registry.get_sample_value("har_predictions_total", labels) == 0
+
+
+def test_a_model_that_is_gone_leaves_only_the_series_of_its_requests(build_model) -> None:
+    manifest, _ = build_model()
+    metrics = Metrics()
+    metrics.add_model(manifest, "CPUExecutionProvider")
+    metrics.watch_queue("colour", lambda: 0)
+    metrics.observe_request(
+        route="/predict", model="colour", code="200", problem_code=None, duration_s=0.1
+    )
+    metrics.remove_model(manifest, "CPUExecutionProvider")
+    metrics.forget_model("colour")
+    left = {
+        family.name
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.labels.get("model") == "colour"
+    }
+    assert left == {"har_request_duration_seconds"}
+
+
+@pytest.mark.parametrize(
+    ("problem_code", "counter"),
+    [("overloaded", "har_rejected_total"), ("deadline_exceeded", "har_failures_total")],
+)
+def test_a_problem_is_counted_as_a_refusal_or_as_a_failure(problem_code: str, counter: str) -> None:
+    metrics = Metrics()
+    metrics.observe_request(
+        route="/predict", model="m", code="500", problem_code=problem_code, duration_s=0.1
+    )
+    assert metrics.registry.get_sample_value(counter, {"reason": problem_code}) == 1
 
 
 def test_requests_in_flight_are_counted_while_they_are() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import re
 import shutil
@@ -10,10 +12,12 @@ import threading
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from clip import Limits
 from service.decoding import DecodePool
-from service.metrics import STAGES
+from service.metrics import STAGES, Metrics
+from service.middleware import RequestMiddleware
 from service.runtime import Collaborators
 from tests.service.decoder_jobs import VIDEO_BEGINNING
 from tests.service.gate import WAIT_S
@@ -57,6 +61,46 @@ def test_an_unexpected_error_is_500_and_keeps_its_words_to_the_log(
     (record,) = (record for record in caplog.records if record.exc_info)
     assert problem["request_id"] in record.getMessage()
     assert "/secret/path" in caplog.text
+
+
+def test_a_request_that_a_stop_cut_off_is_503_and_counted_as_aborted(run_async, caplog) -> None:
+    caplog.set_level(logging.INFO, "service.middleware")
+    metrics = Metrics()
+    sent: list[Message] = []
+
+    async def scenario() -> None:
+        begun = asyncio.Event()
+
+        async def work(scope: Scope, receive: Receive, send: Send) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        async def receive() -> Message:
+            raise AssertionError("nobody reads")
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "scheme": "http", "headers": []}
+        answering = asyncio.create_task(
+            RequestMiddleware(work, metrics=metrics)(scope, receive, send)
+        )
+        await begun.wait()
+        answering.cancel()
+        await answering
+
+    run_async(scenario)
+    start, body = sent
+    assert start["status"] == 503
+    assert (b"connection", b"close") in start["headers"]
+    assert json.loads(body["body"])["code"] == "stopping"
+    value = metrics.registry.get_sample_value
+    labels = {"route": "unmatched", "model": "none", "code": "aborted"}
+    assert value("har_request_duration_seconds_count", labels) == 1
+    assert value("har_rejected_total", {"reason": "stopping"}) == 1
+    assert value("har_requests_in_flight") == 0
+    (record,) = caplog.records
+    assert record.fields["outcome"] == "stopping"
 
 
 def test_the_log_line_holds_none_of_the_clients_text(service, red_clip, caplog) -> None:

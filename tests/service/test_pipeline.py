@@ -79,6 +79,21 @@ def test_every_stage_is_measured_once(model, make_clip) -> None:
         assert count == 1, stage
     labels = {"model": "colour", "label": "green"}
     assert metrics.registry.get_sample_value("har_predictions_total", labels) == 1
+    assert metrics.registry.get_sample_value("har_video_duration_seconds_count") == 1
+
+
+def test_a_model_that_is_retired_leaves_no_task(run_async, build_model) -> None:
+    manifest, content = build_model()
+    model = OnnxModel.load(content, manifest, SessionConfig(device="cpu"))
+
+    async def scenario() -> None:
+        before = asyncio.all_tasks()
+        async with piping(model, Metrics()) as pipeline:
+            assert len(asyncio.all_tasks() - before) == 1
+            await pipeline.retire(model)
+            assert asyncio.all_tasks() == before
+
+    run_async(scenario)
 
 
 def test_a_file_that_is_no_video_is_refused_and_counts_as_no_prediction(model) -> None:

@@ -173,6 +173,27 @@ def test_metrics_are_prometheus_text_or_openmetrics_on_request(service, red_clip
     assert response.text.endswith("# EOF\n")
 
 
+def test_an_upload_and_the_services_own_time_are_measured_apart(service, red_clip) -> None:
+    def read_seconds(*stages: str) -> list[float]:
+        name = "har_stage_duration_seconds_sum"
+        return [service.metric(name, stage=stage, model="lrcn") for stage in stages]
+
+    before = read_seconds("receive", "total", "service")
+    told_ms = service.predict(red_clip).json()["timings_ms"]
+    after = read_seconds("receive", "total", "service")
+    spent_ms = [(later - sooner) * 1000 for sooner, later in zip(before, after, strict=True)]
+    assert spent_ms == pytest.approx(
+        [told_ms["receive"], told_ms["total"], told_ms["total"] - told_ms["receive"]], abs=0.01
+    )
+
+
+def test_a_video_that_was_received_whole_is_counted_with_its_size(service, red_clip) -> None:
+    before = service.metric("har_upload_bytes_sum")
+    service.predict(red_clip)
+    service.predict(b"<html></html>")
+    assert service.metric("har_upload_bytes_sum") == before + len(red_clip)
+
+
 @pytest.mark.parametrize(
     "accept", ["text/plain;version=x", "application/openmetrics-text;version=1.x"]
 )
