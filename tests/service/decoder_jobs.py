@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from clip import ClipInfo, ClipSpec, Limits, SampledClip, sample_clip
 from clip.errors import DecodeError
-from service.decoder_protocol import encode_error, encode_info
+from service.decoder_protocol import LENGTH, encode_error, encode_info
 
 #: An empty box, as an MP4 file may begin.
 VIDEO_BEGINNING = b"\0\0\0\x08free"
@@ -42,6 +42,8 @@ def misbehave(file: BinaryIO, spec: ClipSpec, limits: Limits) -> SampledClip:
             sys.exit(3)
         case b"lie":
             os.write(_own_socket(), b"\0\0\0\4true")
+        case b"boast":
+            os.write(_own_socket(), b"\xff" * LENGTH.size)
         case b"chatter":
             os.write(_own_socket(), encode_error("decode_failed", "1") + encode_info(_LIE))
         case b"bug":

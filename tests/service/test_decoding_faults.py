@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -39,6 +41,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
         (b"crash", "crashed"),
         (b"exit", "crashed"),
         (b"lie", "crashed"),
+        (b"boast", "crashed"),
         (b"eat", "out_of_memory"),
     ],
 )
@@ -206,6 +209,16 @@ def test_a_decoder_has_neither_the_services_modules_nor_its_environment(
     run_async(scenario)
 
 
+@pytest.fixture
+def core_files() -> Iterator[None]:
+    """As many as the system allows, whatever the shell that runs the tests does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+@pytest.mark.usefixtures("core_files")
 def test_a_decoder_is_confined(run_async) -> None:
     async def scenario() -> None:
         async with decoding(job=MISBEHAVE, memory_bytes=256 * MEBIBYTE, timeout_s=5) as it:
