@@ -53,6 +53,19 @@ def test_f67_a_gpu_that_should_be_used_is_told_whether_it_is_or_not(
         assert service.metric("har_gpu_expected") == expected
 
 
+def test_f67_a_reload_tells_anew_whether_a_gpu_should_be_used(start_service) -> None:
+    driver_came_late = Collaborators(
+        reload_models=lambda settings, registry: registry.reload(
+            configure_registry(settings), FakeGpu()
+        )
+    )
+    key = "a-key-for-reloads-0123"
+    with start_service(driver_came_late, device="auto", api_keys=key) as service:
+        before = service.metric("har_gpu_expected")
+        service.client.post("/models/reload", headers={"X-API-Key": key}).raise_for_status()
+        assert (before, service.metric("har_gpu_expected")) == (0, 1)
+
+
 def test_f68_no_gpu_memory_is_503_with_retry_after_until_there_is_some(
     start_service, on_gpu, gpu, red_clip, expect_problem
 ) -> None:

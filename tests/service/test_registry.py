@@ -17,6 +17,7 @@ from service.inference import OnnxModel
 from service.published import find_published
 from service.registry import PREFERRED_MODELS, Changes, ModelRegistry, RegistryConfig
 from service.session import ModelLoadError, SessionConfig
+from tests.service.fake_gpu import FakeGpu
 
 
 def configure(
@@ -198,6 +199,16 @@ def test_only_the_newest_version_is_warmed_for_large_batches_on_a_cpu(
         publish_model(tmp_path, "a", version)
     registry.reload(config)
     assert warmed == {4: [*everything], 3: [1]}
+
+
+def test_every_version_is_warmed_for_all_batches_on_a_gpu(tmp_path, publish_model) -> None:
+    for version in (1, 2):
+        publish_model(tmp_path, "a", version)
+    gpu = FakeGpu()
+    config = RegistryConfig(tmp_path, SessionConfig(device="cuda", max_batch_size=4))
+    registry = ModelRegistry.load(config, gpu)
+    assert [clips for clips, _, _ in gpu.runs] == 2 * [*registry.get("a").warm_up_sizes]
+    assert len(registry.get("a").warm_up_sizes) > 1
 
 
 def test_models_of_different_specs_serve_side_by_side(tmp_path, publish_model) -> None:

@@ -71,6 +71,36 @@ def test_what_is_loaded_for_nobody_is_closed(start_service, gate, wait_for) -> N
         wait_for(lambda model=model: not any(thread.is_alive() for thread in model.runner._threads))
 
 
+@pytest.mark.parametrize("in_grace", [True, False])
+def test_what_a_reload_loads_for_nobody_is_closed(
+    start_service, gate, publish_model, tmp_path: Path, wait_for, *, in_grace: bool
+) -> None:
+    """It is done while the service waits for its requests at a stop, or when all is over."""
+    loaded = []
+
+    def reload_slowly(settings, registry):
+        gate.pass_through()
+        after, changes = reload_models(settings, registry)
+        loaded.extend(set(after) - set(registry))
+        return after, changes
+
+    def is_closed() -> bool:
+        return bool(loaded) and not any(one.is_alive() for one in loaded[0].runner._threads)
+
+    models = tmp_path / "models"
+    publish_model(models, "lrcn", 1)
+    with start_service(Collaborators(reload_models=reload_slowly), models_dir=models) as service:
+        publish_model(models, "lrcn", 2)
+        service.runtime.request_reload()
+        gate.await_arrivals(1)
+        if in_grace:
+            service.runtime.begin_stop()
+            gate.open()
+            wait_for(is_closed)
+    gate.open()
+    wait_for(is_closed)
+
+
 def test_decoders_are_not_left_at_it_when_the_models_cannot_be_loaded(
     start_service, gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait_for
 ) -> None:
