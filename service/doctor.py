@@ -98,7 +98,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     for provider in onnxruntime.get_available_providers():
         yield examine_provider(provider, settings)
     yield from examine_models(settings)
-    yield _examine_threads(settings)
+    yield examine_threads(settings)
     yield examine_connections(settings)
     yield examine_memory(settings, find_available_memory())
     yield from examine_spool(settings)
@@ -184,7 +184,8 @@ def describe_nodes(nodes: Mapping[str, int]) -> str:
     return ", ".join(f"{count} nodes on {name}" for name, count in sorted(nodes.items()))
 
 
-def _examine_threads(settings: Settings) -> Finding:
+def examine_threads(settings: Settings) -> Finding:
+    """Whether there are CPUs for all threads and decoders."""
     cpus = count_usable_cpus()
     detail = (
         f"{cpus} usable CPUs, {settings.intra_op_threads} threads a run of a model, "

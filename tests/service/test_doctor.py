@@ -25,11 +25,12 @@ from service.doctor import (
     examine_models,
     examine_provider,
     examine_spool,
+    examine_threads,
     main,
     probe_provider,
 )
 from service.session import CPU_PROVIDER
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, count_usable_cpus
 
 Doctor = Callable[..., tuple[int, str]]
 
@@ -176,6 +177,16 @@ def test_limits_are_held_to_what_the_settings_need() -> None:
     assert examine_memory(few, 4 * 2**30).status == "ok"
     assert examine_memory(few, 2**30).status == "warning"
     assert examine_memory(few, None).status == "warning"
+
+
+def test_more_threads_or_decoders_than_cpus_are_worth_knowing() -> None:
+    cpus = count_usable_cpus()
+    for variables, status in (
+        ({"decoders": cpus, "intra_op_threads": cpus}, "ok"),
+        ({"decoders": cpus + 1, "intra_op_threads": 1}, "warning"),
+        ({"decoders": 1, "intra_op_threads": cpus + 1}, "warning"),
+    ):
+        assert examine_threads(Settings(**variables)).status == status
 
 
 def test_a_spool_that_is_too_small_is_told_before_it_is_full(tmp_path: Path) -> None:

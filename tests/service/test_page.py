@@ -63,6 +63,16 @@ def test_the_policy_lets_nothing_in_from_elsewhere_and_nothing_inline(service, p
     assert not page.inline
 
 
+@pytest.mark.parametrize("path", ["/", "/web/main.js"])
+def test_the_page_can_be_framed_by_nobody_and_tells_nobody_where_it_is(service, path: str) -> None:
+    headers = service.client.get(path).headers
+    policy = headers["content-security-policy"].split("; ")
+    assert {"frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"} <= {*policy}
+    assert "require-trusted-types-for 'script'" in policy
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["permissions-policy"] == "camera=(self), microphone=(), geolocation=()"
+
+
 def test_every_element_that_the_script_asks_for_is_in_the_page(service, page) -> None:
     script = service.client.get("/web/main.js").text
     asked = set(re.findall(r'\$\("([^"]+)"\)', script))

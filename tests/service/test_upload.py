@@ -289,6 +289,7 @@ def test_f16_a_stalled_body_is_answered_at_the_deadline(start_service) -> None:
         connection.sendall(request_head(Content_Type="video/mp4", Content_Length="1000") + b"x")
         status, _, problem = service.read_answer(connection)
         assert (status, problem["code"]) == (408, "upload_timeout")
+        assert problem["detail"] == "The request took longer than allowed."
         assert service.runtime.admission.in_flight == 0
 
 
