@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import io
 import json
 import os
 import pty
 import re
 import signal
 import subprocess
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from service.classify import main
+from service.classify import classify_files, main
+from service.decoding import DecodePool
+from service.metrics import Metrics
+from service.runtime import Collaborators, build_decoders
+from service.settings import Settings
 from tests.open_files import expect_nothing_left_open
 from tests.service.process import WAIT_S, started
 
@@ -80,6 +87,29 @@ def test_the_answer_is_the_services_own(classify, clips: Path, service) -> None:
     assert set(record.pop("timings_ms")) == {"decode", "queue", "infer"}
     del served["timings_ms"]
     assert record == served
+
+
+def test_when_nobody_reads_on_the_rest_is_not_classified(
+    monkeypatch: pytest.MonkeyPatch, models_dir: Path, tmp_path: Path, clips: Path
+) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    told: list[Metrics] = []
+
+    def build(settings: Settings, metrics: Metrics) -> DecodePool:
+        told.append(metrics)
+        return build_decoders(settings, metrics)
+
+    paths = [clips / "a.mp4"] * 30
+    options = Namespace(model=None, version=None, format="json", top_k=None)
+    settings = Settings(models_dir=models_dir, spool_dir=tmp_path, device="cpu", decoders=1)
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(classify_files(paths, options, settings, Collaborators(build_decoders=build)))
+    decoded = told[0].registry.get_sample_value("har_video_duration_seconds_count")
+    assert 1 <= decoded < len(paths)
 
 
 def test_a_folder_stands_for_the_videos_below_it_whatever_their_names(
