@@ -34,7 +34,13 @@ from service.memory import describe_shortage, find_available_memory
 from service.metrics import Metrics
 from service.runtime import build_decoders, load_models
 from service.session import CPU_PROVIDER, ModelLoadError
-from service.settings import Settings, SettingsError, count_usable_cpus, load_settings
+from service.settings import (
+    Settings,
+    SettingsError,
+    count_usable_cpus,
+    find_unknown_variables,
+    load_settings,
+)
 from service.spool import Spool
 from service.tracing import check_tracing
 
@@ -95,6 +101,9 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything that the service needs, one finding after the other."""
     yield _list_versions()
+    unknown = find_unknown_variables()
+    if unknown:
+        yield Finding("settings", "warning", f"no such setting: {', '.join(unknown)}")
     for provider in onnxruntime.get_available_providers():
         yield examine_provider(provider, settings)
     yield from examine_models(settings)

@@ -246,14 +246,19 @@ def warn_of_unknown_variables(variables: Mapping[str, str] = os.environ) -> None
 
     They do not end a start: Kubernetes sets some for a Service that is called `har`.
     """
+    unknown = find_unknown_variables(variables)
+    if unknown:
+        logger.warning("no such setting: %s", ", ".join(unknown))
+
+
+def find_unknown_variables(variables: Mapping[str, str] = os.environ) -> list[str]:
+    """The HAR_ variables that are no settings, each with what it may have been meant to be."""
     known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
-    unknown = [
+    return [
         _suggest(name, known)
         for name in sorted(variables)
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known
     ]
-    if unknown:
-        logger.warning("no such setting: %s", ", ".join(unknown))
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:

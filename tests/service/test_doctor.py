@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,6 +47,8 @@ def doctor(
 
     def run(*arguments: str, **variables: object) -> tuple[int, str]:
         values = {"MODELS_DIR": models_dir, "SPOOL_DIR": tmp_path / "spool", "DECODERS": 1}
+        for name in [name for name in os.environ if name.startswith("HAR_")]:
+            monkeypatch.delenv(name)
         for name, value in (values | variables).items():
             monkeypatch.setenv(f"HAR_{name}", str(value))
         code = main(arguments)
@@ -66,13 +69,15 @@ def test_a_machine_that_is_fit_is_healthy_and_every_part_was_looked_at(doctor: D
     assert details["default model"] == "lrcn"
     assert "colours are right" in details["decoder"]
     assert {"threads", "connections", "memory", "spool", "tracing"} <= set(details)
+    assert "settings" not in details
 
 
 def test_it_reads_well_too(doctor: Doctor) -> None:
-    code, out = doctor()
+    code, out = doctor(DECODER=3)
     lines = out.splitlines()
     assert (code, lines[-1]) == (0, "healthy")
     assert "ok       default model: lrcn" in lines
+    assert "warning  settings: no such setting: HAR_DECODER (HAR_DECODERS?)" in lines
 
 
 @pytest.mark.parametrize(
