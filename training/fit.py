@@ -3,8 +3,8 @@
     python -m training.fit --data UCF50/ --model lrcn --split group --out runs/lrcn --publish
     models/
 
-On two CPU cores an epoch of 800 clips takes LRCN about two minutes and ConvLSTM one and a half. The
-run directory then holds config.json, data.json, split.tsv, history.csv, TensorBoard logs,
+On two CPU cores an epoch of 800 clips takes LRCN and ConvLSTM some 40 seconds each. The run
+directory then holds config.json, data.json, split.tsv, history.csv, TensorBoard logs,
 checkpoints, model.keras (the best epoch by --monitor; of a refit the last), predictions.tsv,
 metrics.json, and report.md with its plots. The test clips are looked at once, at the end. A run
 that was killed goes on with --resume.
