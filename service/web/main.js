@@ -266,7 +266,12 @@ $("open-camera").addEventListener("click", async () => {
   }
   stream = opened;
   $("viewfinder").srcObject = stream;
-  $("viewfinder").play();
+  $("viewfinder")
+    .play()
+    .catch((error) => {
+      // Closed before its first picture.
+      if (error.name !== "AbortError") throw error;
+    });
   $("record").textContent = "Record";
   $("recorded").hidden = true;
   $("camera-words").textContent = `At most ${MAX_RECORDING_S} seconds, without sound.`;

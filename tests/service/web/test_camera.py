@@ -43,3 +43,18 @@ def test_a_closed_camera_is_off_and_nothing_is_sent(service, visit) -> None:
         expect(page.get_by_role("button", name="Choose a video")).to_be_focused()
         assert tracks.evaluate("(tracks) => tracks.map((track) => track.readyState)") == ["ended"]
     assert not [url for url in sent if "/predict" in url]
+
+
+def test_a_camera_that_is_closed_before_its_first_picture_is_no_fault(service, visit) -> None:
+    with visit(service, permissions=["camera"]) as page:
+        page.evaluate(
+            """() => new MutationObserver((_, observer) => {
+                const close = document.getElementById("close-camera");
+                if (close.closest("[hidden]")) return;
+                observer.disconnect();
+                close.click();
+            }).observe(document.body, { attributes: true, subtree: true })"""
+        )
+        page.get_by_role("button", name="Record from the camera").click()
+        expect(page.get_by_role("button", name="Choose a video")).to_be_focused()
+        assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
