@@ -7,7 +7,7 @@ is still published as it was.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -93,7 +93,7 @@ class ModelRegistry:
             )
         return cls(
             models,
-            default=_choose_default(_names(models), config.default_model),
+            default=_choose_default(models, config.default_model),
             expects_gpu=expects_gpu(config.session, engine),
         )
 
@@ -112,9 +112,6 @@ class ModelRegistry:
         changes = Changes()
         for fault in found.faults:
             _note_failure(changes, fault)
-        names = {published.manifest.name for published in found.models}
-        names |= {key.partition("/")[0] for key in changes.failed}
-        _choose_default(names, config.default_model)  # before anything is loaded in vain
         before = _by_key(self)
         served: dict[str, OnnxModel] = {}
         for versions in _by_name(found):
@@ -136,7 +133,7 @@ class ModelRegistry:
                 served.setdefault(key, model)
         if not served:
             raise ModelLoadError(f"{config.models_dir}: no sound model here")
-        default = _choose_default(_names(served.values()), config.default_model)
+        default = _choose_default(served.values(), config.default_model)
         for key, model in served.items():
             (changes.kept if before.get(key) is model else changes.loaded).append(key)
         changes.removed.extend(key for key in before if key not in served)
@@ -238,16 +235,12 @@ def _note_failure(changes: Changes, fault: BadModelError) -> None:
     changes.failed[fault.key] = fault.reason
 
 
-def _names(models: Iterable[OnnxModel]) -> set[str]:
-    return {model.manifest.name for model in models}
-
-
-def _choose_default(names: Set[str], wanted: str | None) -> str | None:
+def _choose_default(models: Iterable[OnnxModel], wanted: str | None) -> str | None:
+    names = sorted({model.manifest.name for model in models})
     if wanted is not None:
         if wanted not in names:
-            served = ", ".join(sorted(names))
-            raise ModelLoadError(f"HAR_DEFAULT_MODEL={wanted} is not among {served}")
+            raise ModelLoadError(f"HAR_DEFAULT_MODEL={wanted} is not among {', '.join(names)}")
         return wanted
     if len(names) == 1:
-        return next(iter(names))
+        return names[0]
     return next((name for name in PREFERRED_MODELS if name in names), None)

@@ -5,77 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any
 
 import numpy as np
 import pytest
 
-from service.batching import Clips, Frames, MicroBatcher, Outcome
+from service.batching import Clips, MicroBatcher, Outcome
 from service.errors import (
-    GpuLostError,
-    GpuMemoryError,
     InferenceError,
     ModelOutputError,
     OverloadedError,
     StoppingError,
 )
 from service.inference import OnnxModel, SessionConfig
-
-#: The first byte of a clip says what the model does with it; the second is its answer.
-GOOD, POISON, INVALID = 0, 1, 2
-
-
-def make_frames(answer: int, kind: int = GOOD) -> Frames:
-    return np.array([kind, answer], np.uint8)
-
-
-class ScriptedModel:
-    """Answers as the clips say and notes its batches."""
-
-    def __init__(self, gate: Any = None) -> None:
-        self.batches: list[list[int]] = []
-        self._gate = gate
-
-    def run(self, clips: Clips) -> Sequence[Outcome]:
-        frames = np.stack(clips)
-        if self._gate is not None:
-            self._gate.pass_through()
-        self.batches.append(frames[:, 1].tolist())
-        if (frames[:, 0] == POISON).any():
-            raise RuntimeError("poisoned")
-        return [
-            ModelOutputError("invalid") if kind == INVALID else np.array([answer], np.float32)
-            for kind, answer in frames.tolist()
-        ]
-
-
-@asynccontextmanager
-async def batching(
-    model: Any, *, max_batch_size: int = 8, max_queued: int = 64
-) -> AsyncIterator[MicroBatcher]:
-    batcher = MicroBatcher(
-        model.run, name="test", max_batch_size=max_batch_size, max_queued=max_queued
-    )
-    batcher.start()
-    try:
-        yield batcher
-    finally:
-        await batcher.close()
-
-
-async def submit(batcher: MicroBatcher, answer: int, kind: int = GOOD) -> float:
-    result = await batcher.submit(make_frames(answer, kind))
-    return float(result.probabilities[0])
-
-
-async def start(*coroutines: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
-    """Tasks that have got as far as they can, which is into the queue."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    await asyncio.sleep(0)
-    return tasks
+from tests.service.scripted import (
+    INVALID,
+    POISON,
+    ScriptedModel,
+    batching,
+    make_frames,
+    start,
+    submit,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -291,87 +243,6 @@ def test_a_batchs_results_equal_those_of_single_runs(run_async, build_model) -> 
                 np.testing.assert_allclose(answer.probabilities, alone, rtol=0, atol=1e-6)
 
     run_async(scenario)
-
-
-@pytest.mark.parametrize(("fits", "batches"), [(4, [8, 4, 4]), (3, [8, 4, 2, 2, 4, 2, 2])])
-def test_f68_a_batch_that_is_too_large_for_the_gpu_is_halved_until_it_fits(
-    run_async, gate, fits: int, batches: list[int]
-) -> None:
-    class SmallGpu(ScriptedModel):
-        def run(self, clips: Clips) -> Sequence[Outcome]:
-            outcomes = super().run(clips)
-            if len(clips) > fits:
-                raise GpuMemoryError
-            return outcomes
-
-    model = SmallGpu(gate)
-
-    async def scenario() -> None:
-        async with batching(model) as batcher:
-            (first,) = await start(submit(batcher, 100))
-            await asyncio.to_thread(gate.await_arrivals, 1)
-            tasks = await start(*(submit(batcher, answer) for answer in range(8)))
-            gate.open()
-            assert await first == 100
-            assert await asyncio.gather(*tasks) == list(range(8))
-
-    run_async(scenario)
-    assert [len(batch) for batch in model.batches] == [1, *batches]
-
-
-def test_f68_a_clip_for_which_alone_there_is_no_gpu_memory_is_503_and_can_come_again(
-    run_async,
-) -> None:
-    class FullGpu(ScriptedModel):
-        full = True
-
-        def run(self, clips: Clips) -> Sequence[Outcome]:
-            if self.full:
-                raise GpuMemoryError
-            return super().run(clips)
-
-    model = FullGpu()
-
-    async def scenario() -> None:
-        async with batching(model) as batcher:
-            with pytest.raises(GpuMemoryError) as error:
-                await submit(batcher, 1)
-            assert error.value.headers["Retry-After"]
-            model.full = False
-            assert await submit(batcher, 2) == 2
-
-    run_async(scenario)
-
-
-def test_f68_a_lost_gpu_fails_everyone_and_is_reported_once(run_async, gate) -> None:
-    lost: list[GpuLostError] = []
-
-    class LostGpu(ScriptedModel):
-        def run(self, clips: Clips) -> Sequence[Outcome]:
-            super().run(clips)
-            raise GpuLostError(reason="CUDA failure 700")
-
-    model = LostGpu(gate)
-
-    async def scenario() -> None:
-        batcher = MicroBatcher(
-            model.run, name="test", max_batch_size=2, max_queued=8, on_lost=lost.append
-        )
-        batcher.start()
-        (first,) = await start(submit(batcher, 0))
-        await asyncio.to_thread(gate.await_arrivals, 1)
-        tasks = await start(*(submit(batcher, answer) for answer in range(1, 4)))
-        gate.open()
-        results = await asyncio.gather(first, *tasks, return_exceptions=True)
-        assert [type(result) for result in results] == [GpuLostError] * 4
-        assert len(set(results)) == 4, "each has an error, whose traceback grows, of its own"
-        with pytest.raises(GpuLostError):
-            await submit(batcher, 5)
-        await batcher.close()
-
-    run_async(scenario)
-    assert [error.reason for error in lost] == ["CUDA failure 700"]
-    assert model.batches == [[0], [1, 2], [3]], "the lost GPU is not tried again clip by clip"
 
 
 def test_an_observer_that_fails_stops_nobody(run_async) -> None:

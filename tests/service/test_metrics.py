@@ -147,3 +147,47 @@ def test_the_build_and_the_process_are_told() -> None:
     assert re.search(r'^har_build_info{onnxruntime="1\.\d+\.\d+",python="3\.', text, re.MULTILINE)
     assert "process_resident_memory_bytes" in text
     assert "_created" not in text
+
+
+def test_metrics_are_prometheus_text_or_openmetrics_on_request(service, red_clip) -> None:
+    service.predict(red_clip)
+    response = service.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert 'har_predictions_total{label="red",model="lrcn"}' in response.text
+    accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+    response = service.client.get("/metrics", headers=accept)
+    assert response.headers["content-type"].startswith("application/openmetrics-text")
+    assert response.text.endswith("# EOF\n")
+
+
+def test_an_upload_and_the_services_own_time_are_measured_apart(service, red_clip) -> None:
+    def read_seconds(*stages: str) -> list[float]:
+        name = "har_stage_duration_seconds_sum"
+        return [service.metric(name, stage=stage, model="lrcn") for stage in stages]
+
+    before = read_seconds("receive", "total", "service")
+    told_ms = service.predict(red_clip).json()["timings_ms"]
+    after = read_seconds("receive", "total", "service")
+    spent_ms = [(later - sooner) * 1000 for sooner, later in zip(before, after, strict=True)]
+    assert spent_ms == pytest.approx(
+        [told_ms["receive"], told_ms["total"], told_ms["total"] - told_ms["receive"]], abs=0.01
+    )
+
+
+def test_a_video_that_was_received_whole_is_counted_with_its_size(service, red_clip) -> None:
+    before = service.metric("har_upload_bytes_sum")
+    service.predict(red_clip)
+    service.predict(b"<html></html>")
+    assert service.metric("har_upload_bytes_sum") == before + len(red_clip)
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain;version=x", "application/openmetrics-text;version=1.x"]
+)
+def test_f71_metrics_asked_for_in_an_unknown_version_are_prometheus_text(
+    service, accept: str
+) -> None:
+    response = service.client.get("/metrics", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert "har_ready 1.0" in response.text
