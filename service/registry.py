@@ -133,7 +133,11 @@ class ModelRegistry:
                 served.setdefault(key, model)
         if not served:
             raise ModelLoadError(f"{config.models_dir}: no sound model here")
-        default = _choose_default(served.values(), config.default_model)
+        try:
+            default = _choose_default(served.values(), config.default_model)
+        except ModelLoadError:
+            _close_all(model for key, model in served.items() if before.get(key) is not model)
+            raise
         for key, model in served.items():
             (changes.kept if before.get(key) is model else changes.loaded).append(key)
         changes.removed.extend(key for key in before if key not in served)
@@ -233,6 +237,11 @@ def _check_file(published: PublishedModel) -> None:
 def _note_failure(changes: Changes, fault: BadModelError) -> None:
     logger.error("reload: %s", fault)
     changes.failed[fault.key] = fault.reason
+
+
+def _close_all(models: Iterable[OnnxModel]) -> None:
+    for model in models:
+        model.close()
 
 
 def _choose_default(models: Iterable[OnnxModel], wanted: str | None) -> str | None:

@@ -372,7 +372,7 @@ def test_a_reload_that_would_lose_the_default_model_is_refused(tmp_path, publish
         reload(registry, tmp_path, "b")
 
 
-def test_a_reload_that_is_refused_for_its_default_model_has_loaded_nothing(
+def test_a_reload_that_is_refused_for_its_default_model_leaves_no_new_model_behind(
     tmp_path, publish_model
 ) -> None:
     folder = publish_model(tmp_path, "b")
