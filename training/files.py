@@ -41,23 +41,10 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], *, shared: bool = False) -> None:
-    """Make a file that holds everything that `write` writes, or leave what is there.
-
-    It is on the disk when this returns.
-
-    Raises:
-        OSError: with the path.
-    """
-    with replacing(path, shared=shared) as part, part.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    _flush_folder(path.parent)
-
-
 def save_whole(path: Path, save: Callable[[Path], object]) -> None:
-    """Make a file by what wants the name of a new one, as `write_whole` does by an open one.
+    """Make a file that holds everything that `save` writes under the name it is given.
+
+    It is on the disk when this returns; where it fails, what is there is left.
 
     Raises:
         OSError: with the path.
@@ -67,6 +54,16 @@ def save_whole(path: Path, save: Callable[[Path], object]) -> None:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
     _flush_folder(path.parent)
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Make a file of what `write` writes to an open one, as `save_whole` does."""
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:
+            write(file)
+
+    save_whole(path, save)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
