@@ -13,7 +13,8 @@ loop over a known number of frames, so that no graph contains a loop, in trainin
 
 The weights are interchangeable: `fast.set_weights(stock.get_weights())`. NOT covered: masking,
 statefulness, strides, dilation, padding of the input convolution, activations other than the stock
-defaults (tanh; sigmoid for the gates), gradients of gradients.
+defaults (tanh; sigmoid for the gates), normalisation of another axis than the last or without scale
+and centre, gradients of gradients.
 
 Do not compile a model of these layers with `jit_compile=True`: on a CPU the training step becomes
 several times slower.
@@ -83,7 +84,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
             is_training=True,
         )
         # The operation gives the estimate for all pixels there may be; Keras keeps the batch's own.
-        pixels = ops.cast(ops.size(inputs) // inputs.shape[-1], "float32")
+        pixels = tf.reduce_prod(tf.cast(tf.shape(inputs)[:-1], tf.float32))
         variance *= (pixels - 1) / pixels
         for moving, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + of_batch * (1 - self.momentum))
