@@ -160,9 +160,10 @@ def read_cluster(text: str) -> tuple[int, int]:
     """
     try:
         config = json.loads(text) if text.strip() else {}
-        cluster = {kind: len(addresses) for kind, addresses in config.get("cluster", {}).items()}
-        if any(isinstance(addresses, str) for addresses in config.get("cluster", {}).values()):
+        addresses = config.get("cluster", {})
+        if any(isinstance(of_kind, str) for of_kind in addresses.values()):
             raise TypeError("addresses must be a list")
+        cluster = {kind: len(of_kind) for kind, of_kind in addresses.items()}
         task = config.get("task", {})
         untold = {"type", "index"} - task.keys()
         kind, index = str(task.get("type", "worker")), int(task.get("index", 0))
