@@ -53,7 +53,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         OSError: it could not be written, with its path; the ones before are as they were.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    record = json.dumps({"epoch": checkpoint.epoch, **checkpoint.record})
+    lengths = {name: len(arrays) for name, arrays in checkpoint.arrays.items()}
+    record = json.dumps({"epoch": checkpoint.epoch, "arrays": lengths, **checkpoint.record})
     flat = {
         f"{name}/{place}": array
         for name, arrays in checkpoint.arrays.items()
@@ -104,11 +105,13 @@ def read_last(folder: Path) -> Checkpoint | None:
                 if key != "record":
                     name, place = key.split("/")
                     lists.setdefault(name, {})[int(place)] = file[key]
+        # An archive whose directory is damaged can seem to hold less. Older ones do not tell.
+        lengths = record.pop("arrays", {name: len(places) for name, places in lists.items()})
+        arrays = {name: [lists[name][i] for i in range(count)] for name, count in lengths.items()}
     # RuntimeError: zipfile's, of a damaged entry that seems encrypted or of a later version.
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"the checkpoint {path} is damaged ({error}): write the name of an older one into "
             f"{folder / POINTER}"
         ) from error
-    arrays = {name: [places[i] for i in range(len(places))] for name, places in lists.items()}
     return Checkpoint(record.pop("epoch"), record, arrays)
