@@ -41,16 +41,12 @@ CITATIONS = {
         "Vision and Applications 24(5), 2013."
     ),
 }
-#: What other networks begin with, or learn from.
-TEACHER = (
-    "EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights of Google's release, Apache License "
-    "2.0)"
-)
 ARCHITECTURES = {
     "convlstm": "ConvLSTM: four convolutional LSTM layers, max pooling, two dense layers",
     "lrcn": "LRCN: four convolutional blocks for each frame, an LSTM over the frames",
     "lrcn-efficientnet": (
-        f"LRCN on a pretrained encoder: {TEACHER} for each frame, then an LSTM and a mean over the "
+        "LRCN on a pretrained encoder: EfficientNet-Lite0 (Tan and Le, 2019; ImageNet weights "
+        "of Google's release, Apache License 2.0) for each frame, then an LSTM and a mean over the "
         "frames"
     ),
 }
@@ -136,12 +132,6 @@ def _data(manifest: ModelManifest) -> list[str]:
         )
         + f". {explain_split(training['split'], training.get('footage'))} {kept}.",
     ]
-    weight = training["config"].get("distillation")
-    if weight:
-        lines[-1] += (
-            " Beside the classes its encoder learned to tell, with a weight of "
-            f"{weight:g} in the loss, what {TEACHER} tells of each training frame."
-        )
     if selected_by:
         lines[-1] += f" {explain_selection(selected_by)}"
     if not (selected_by and selected_by["tested"]):

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from pathlib import Path
 
 # Before TensorFlow is loaded: most of its messages say nothing about the run, and the order in
 # which it adds up gradients must not depend on chance (training.learning.loop.make_deterministic).
@@ -39,7 +38,6 @@ from training.graphs.convert import ExportError
 from training.learning.augment import mirror_sensitive, read_augmentation
 from training.learning.batches import MAKERS, ClipBatches
 from training.learning.checkpoints import name_last
-from training.learning.distillation import Distilled, FrameFeatures, store_features
 from training.learning.loop import (
     CHECKPOINTS,
     DivergenceError,
@@ -97,17 +95,6 @@ def build_network(config: FitConfig) -> keras.Model:
         raise OptionError(f"{config.model} cannot take such clips: {error}") from error
 
 
-def build_learner(config: FitConfig) -> tuple[keras.Model, keras.Model]:
-    """The untrained network, and what is trained in its place: itself, or it with a teacher.
-
-    Raises:
-        OptionError: it cannot take clips of that size.
-        WeightsError: its pretrained weights are not installed.
-    """
-    network = build_network(config)
-    return network, Distilled(network, config.distillation) if config.distillation else network
-
-
 def one_hot(
     index: ClipIndex, clips: Sequence[Clip], *, smoothing: float = 0.0
 ) -> npt.NDArray[np.float32]:
@@ -136,25 +123,6 @@ def find_selection(
         return None
     noted = Selection.of_refit(run, arguments.refit) if arguments.resume else None
     return noted or Selection.of_run(arguments.refit, config)
-
-
-def teach(
-    config: FitConfig, usable: UsableClips, split: Split, spec: ClipSpec, cache: Path
-) -> FrameFeatures | None:
-    """What a teacher tells of the frames of the training clips by `spec`, if there is a teacher.
-
-    Raises:
-        WeightsError: its weights are not installed.
-        DataError: a video cannot be decoded any more.
-        OSError: the cache cannot be written; it names the file.
-    """
-    if not config.distillation:
-        return None
-    return FrameFeatures(
-        store_features(
-            split.train, usable.entries, folder=usable.index.folder, spec=spec, cache=cache
-        )
-    )
 
 
 def agree(
@@ -192,8 +160,8 @@ def conclude(
     selection: Selection | None,
 ) -> None:
     """Save the network that counts, measure it on the clips of each part, and write the report."""
-    model, learner = build_learner(config)
-    learner.set_weights(training.best_weights)
+    model = build_network(config)
+    model.set_weights(training.best_weights)
     run.save_model(model)
     metrics = measure_run(
         run, {name: answer(model, of, batch_size=config.batch_size) for name, of in clips.items()}
@@ -290,7 +258,6 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
         seed=config.seed,
         augmentation=augmentation,
         mirror_sensitive=unflipped,
-        features=teach(config, usable, split, training_spec, cache),
         workers=MAKERS,
     )
     examples = Examples(
@@ -304,7 +271,7 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     make_deterministic(config.seed)
     with precision(mixed=config.mixed_precision):
         training = train(
-            build_learner(config)[1],
+            build_network(config),
             examples,
             config,
             phases,

@@ -58,7 +58,6 @@ class FitConfig:
     test: bool = True
     ema: float | None = None
     refit: bool = False
-    distillation: float = 0.0
 
     @classmethod
     def of_arguments(
@@ -112,12 +111,6 @@ class FitConfig:
             (
                 self.ema is None or not self.mixed_precision,
                 "--ema must be left out with --mixed-precision",
-            ),
-            (0 <= self.distillation < math.inf, "--distillation must be at least 0"),
-            (
-                not self.distillation or RECIPES[self.model].distils,
-                f"--distillation is not for {self.model}: it has no encoder of frames that begins "
-                "with nothing",
             ),
             (
                 not self.refit or self.schedule == "cosine",
@@ -248,14 +241,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         help="validate and keep an average of the weights over the steps, each with a share of "
         "1 - DECAY; 0.99 goes back some hundred steps",
-    )
-    fit.add_argument(
-        "--distillation",
-        metavar="WEIGHT",
-        type=float,
-        default=0.0,
-        help="beside the classes teach the encoder of lrcn what EfficientNet-Lite0 with ImageNet "
-        "weights tells of each frame, with this weight in the loss; 2 did well",
     )
     fit.add_argument(
         "--class-weights",

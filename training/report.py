@@ -123,7 +123,6 @@ def _training_targets(config: Mapping[str, Any]) -> str:
     kinds = {
         "smoothed": config.get("label_smoothing"),
         "weighed by class": config.get("class_weights"),
-        "with a teacher's features": config.get("distillation"),
     }
     return " and ".join(kind for kind, is_on in kinds.items() if is_on)
 

@@ -177,15 +177,6 @@ def write_changed(manifest, change):
     return write_card(ModelManifest.from_json(json.dumps(record)))
 
 
-def test_the_card_tells_of_a_teacher(manifest):
-    def change(record):
-        record["training"]["config"]["distillation"] = 2.0
-
-    told = "learned to tell, with a weight of 2 in the loss, what EfficientNet-Lite0 (Tan and Le"
-    assert told in write_changed(manifest, change)
-    assert "learned to tell" not in write_card(manifest)
-
-
 def test_the_limits_name_the_class_of_the_lowest_recall(manifest):
     def change(record):
         dark, light = (record["metrics"]["test"]["per_class"][name] for name in ("Dark", "Light"))

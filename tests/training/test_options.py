@@ -66,13 +66,6 @@ def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
         (("--label-smoothing", "1"), "--label-smoothing must be"),
         (("--weight-decay=-1",), "--weight-decay must be"),
         (("--weight-decay", "inf"), "--weight-decay must be"),
-        (("--distillation=-1",), "--distillation must be at least 0"),
-        (("--distillation", "nan"), "--distillation must be at least 0"),
-        (("--model", "convlstm", "--distillation", "2"), "--distillation is not for convlstm"),
-        (
-            ("--model", "lrcn-efficientnet", "--distillation", "2"),
-            "--distillation is not for lrcn-",
-        ),
         (("--ema", "1"), "--ema must be"),
         (("--ema", "0.9", "--mixed-precision"), "--ema must be left out"),
         (("--seed=-1",), "--seed must be"),

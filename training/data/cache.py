@@ -29,8 +29,7 @@ from training.errors import DataError
 from training.files import replacing, sweep
 from training.progress import Progress
 
-#: Before the numbers of a .npy file of version 1 with a short header.
-NPY_HEADER_BYTES = 128
+_NPY_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,29 +213,19 @@ def _decode(video: Path, folder: Path, spec: ClipSpec, digests: Digests) -> _Dec
     try:
         digest = digests.of(video)
         entry = folder / f"{digest}.npy"
-        if is_whole(entry, spec.nbytes):
+        # A crash of the whole machine can leave a name without all of its bytes.
+        if entry.exists() and entry.stat().st_size == _NPY_HEADER_BYTES + spec.nbytes:
             return _Decoded(entry, digest)
         tensor = read_clip(video, spec)
     except (ClipError, OSError) as error:
         # An OSError's own words name the whole path; the list has it already.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         return _Decoded(None, digest, reason)
-    write_entry(entry, tensor)
+    _write(entry, tensor)
     return _Decoded(entry, digest)
 
 
-def is_whole(entry: Path, nbytes: int) -> bool:
-    """Whether a cache entry is there, with so many bytes of numbers."""
-    # A crash of the whole machine can leave a name without all of its bytes.
-    return entry.exists() and entry.stat().st_size == NPY_HEADER_BYTES + nbytes
-
-
-def write_entry(entry: Path, tensor: npt.NDArray[Any]) -> None:
-    """Write a cache entry, whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; it names the file.
-    """
+def _write(entry: Path, tensor: npt.NDArray[np.uint8]) -> None:
     # Two threads may decode files with the same bytes at once.
     with replacing(entry, shared=True) as part, part.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(tensor))

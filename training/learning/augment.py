@@ -72,16 +72,6 @@ class Augmentation:
             )
         return replace(spec, frames=spec.frames * self.jitter)
 
-    def pick_frames(self, rng: np.random.Generator, candidates: int) -> npt.NDArray[np.intp]:
-        """The places of the frames that a clip of so many candidates keeps, one of each part.
-
-        It is the first that `apply` draws: a generator in the same state tells which frames it
-        takes.
-        """
-        picks = (rng.random(candidates // self.jitter) * self.jitter).astype(np.intp)
-        places: npt.NDArray[np.intp] = np.arange(len(picks)) * self.jitter + picks
-        return places
-
     def apply(
         self, clip: npt.NDArray[np.uint8], rng: np.random.Generator, *, flip: bool
     ) -> npt.NDArray[np.uint8]:
@@ -96,11 +86,12 @@ class Augmentation:
             uint8 (frames, height, width, 3).
         """
         # Each is drawn whether or not it is used: switching one off leaves the others as they were.
-        chosen: npt.NDArray[np.uint8] = clip[self.pick_frames(rng, len(clip))]
+        picks = (rng.random(len(clip) // self.jitter) * self.jitter).astype(np.intp)
         mirrored = rng.random() < 0.5
         shares, places = rng.uniform(self.least_crop, 1.0, 2), rng.random(2)
         contrast = 1 + rng.uniform(-1, 1) * self.contrast
         brightness = rng.uniform(-1, 1) * self.brightness
+        chosen: npt.NDArray[np.uint8] = clip[np.arange(len(picks)) * self.jitter + picks]
         if self.flip and flip and mirrored:
             chosen = chosen[:, :, ::-1]
         if self.least_crop < 1:

@@ -11,9 +11,6 @@ import numpy.typing as npt
 
 from training.learning.augment import Augmentation
 
-#: One-hot classes, (N, classes), or a dictionary of these and of frames' features.
-Targets = npt.NDArray[np.float32] | dict[str, npt.NDArray[np.float32]]
-
 #: Threads that make the batches of a training. One is not enough: deterministic TensorFlow does not
 #: prefetch, and the step would wait for every batch.
 MAKERS = 2
@@ -21,9 +18,6 @@ MAKERS = 2
 
 class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
     """Shuffled, augmented batches: uint8 (N, frames, height, width, 3) and one-hot (N, classes).
-
-    With `features` the targets are a dictionary: `classes`, the one-hot ones, and `features`, those
-    of the very frames that the augmentation kept, (N, frames, features).
 
     What an epoch holds depends on the seed and the epoch's number alone: not on how many threads
     make its batches, on the order in which they do, nor on the epochs before. In model.fit() the
@@ -39,8 +33,6 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: of order and augmentation.
         augmentation: what is changed by chance.
         mirror_sensitive: places of the classes whose clips are never flipped.
-        features: float32 (frames * augmentation.jitter, features) of each clip's frames, in the
-            order of `clips`; none where the network learns nothing but classes.
         options: of keras.utils.PyDataset: `workers`, `max_queue_size`.
     """
 
@@ -53,7 +45,6 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         seed: int,
         augmentation: Augmentation,
         mirror_sensitive: Collection[int] = (),
-        features: Sequence[npt.NDArray[np.float32]] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -62,26 +53,24 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         self._batch_size = batch_size
         self._seed = seed
         self._augmentation = augmentation
-        self._features = features
         self._flip = ~np.isin(targets.argmax(axis=1), list(mirror_sensitive))
         self.go_to_epoch(0)
 
     def __len__(self) -> int:
         return -(-len(self._clips) // self._batch_size)
 
-    def __getitem__(self, batch: int) -> tuple[npt.NDArray[np.uint8], Targets]:
+    def __getitem__(self, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         chosen = self.places(batch)
         clips = [
             self._augmentation.apply(
-                self._clips[place], self._chance(place), flip=bool(self._flip[place])
+                self._clips[place],
+                # From 1: a last 0 would change nothing, and draw what the order was drawn from.
+                np.random.default_rng((self._seed, self._epoch, place + 1)),
+                flip=bool(self._flip[place]),
             )
             for place in chosen.tolist()
         ]
-        classes = self._targets[chosen]
-        if self._features is None:
-            return np.stack(clips), classes
-        features = [self._kept_features(self._features, place) for place in chosen.tolist()]
-        return np.stack(clips), {"classes": classes, "features": np.stack(features)}
+        return np.stack(clips), self._targets[chosen]
 
     def go_to_epoch(self, epoch: int) -> None:
         """Make the batches of this epoch from now on, counted from 0."""
@@ -92,18 +81,6 @@ class ClipBatches(keras.utils.PyDataset):  # type: ignore[misc]
         """Which clips a batch of the current epoch holds, as their places in `clips`."""
         first, end = (k * len(self._order) // len(self) for k in (batch, batch + 1))
         return self._order[first:end]
-
-    def _chance(self, place: int) -> np.random.Generator:
-        """What decides over a clip in the current epoch, anew with every call."""
-        # From 1: a last 0 would change nothing, and draw what the order was drawn from.
-        return np.random.default_rng((self._seed, self._epoch, place + 1))
-
-    def _kept_features(
-        self, features: Sequence[npt.NDArray[np.float32]], place: int
-    ) -> npt.NDArray[np.float32]:
-        """Those of the frames that the augmentation keeps of a clip."""
-        of_clip = features[place]
-        return of_clip[self._augmentation.pick_frames(self._chance(place), len(of_clip))]
 
 
 class OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]

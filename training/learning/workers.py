@@ -233,19 +233,17 @@ class WorkerBatches(keras.utils.PyDataset):  # type: ignore[misc]  # keras ships
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, batch: int) -> tuple[Any, ...]:
+    def __getitem__(self, batch: int) -> tuple[npt.NDArray[Any], ...]:
         clips, targets = self._batches[batch]
         weights = np.ones(len(clips), np.float32)
         if self._class_weights:
-            classes = targets["classes"] if isinstance(targets, dict) else targets
-            labels = classes.argmax(axis=1).tolist()
+            labels = targets.argmax(axis=1).tolist()
             weights = np.array([self._class_weights[label] for label in labels], np.float32)
         mine = slice(self._cluster.index, None, self._cluster.count)
         share = len(clips[mine]) * self._cluster.count / len(clips)
         if share == 0:
-            mine, weights, share = slice(1), np.zeros(len(clips), np.float32), 1.0
-        shared = keras.tree.map_structure(lambda of_clips: of_clips[mine], targets)
-        return clips[mine], shared, weights[mine] * np.float32(share)
+            return clips[:1], targets[:1], np.zeros(1, np.float32)
+        return clips[mine], targets[mine], weights[mine] * np.float32(share)
 
 
 class AgreeEveryEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # keras ships no types

@@ -38,10 +38,6 @@ from training.networks.layers import (
 #: The dropout of both networks, recurrent dropout included.
 DROPOUT = 0.2
 
-#: The layer whose output is what an encoder that learns from nothing tells of each frame,
-#: (N, frames, features).
-FRAME_FEATURES = "frame_features"
-
 CONVLSTM_FILTERS = (8, 16, 32, 64)
 LRCN_FILTERS = (32, 64, 128, 128)
 
@@ -99,7 +95,7 @@ def build_lrcn(
         x = FrameWise(FusedBatchNormalization())(x)
         x = FrameWise(layers.MaxPooling2D())(x)
         x = FrameWise(layers.Dropout(dropout))(x)
-    x = FrameWise(layers.Flatten(), name=FRAME_FEATURES)(x)
+    x = FrameWise(layers.Flatten())(x)
     x = UnrolledLSTM(64)(x)
     x = layers.Dropout(dropout)(x)
     outputs = _probabilities(num_classes)(x)

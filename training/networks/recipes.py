@@ -48,18 +48,10 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What a network is trained by, where the command line says nothing else.
-
-    Attributes:
-        height, width: of its frames, pixels.
-        phases: that it goes through.
-        distils: whether it has a layer training.networks.models.FRAME_FEATURES, by which its
-            encoder can learn from a pretrained one.
-    """
+    """A network's frame size in pixels, where the command line names none, and its phases."""
 
     height: int = 64
     width: int = 64
-    distils: bool = False
     phases: tuple[Phase, ...] = (Phase("all"),)
 
     def phases_with(
@@ -95,7 +87,7 @@ class Recipe:
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "convlstm": Recipe(),
-        "lrcn": Recipe(distils=True),
+        "lrcn": Recipe(),
         "lrcn-efficientnet": Recipe(
             height=192,
             width=192,

@@ -59,21 +59,15 @@ def test_the_workers_end_alike_and_the_chief_alone_writes(trainings):
 
 
 class Batches:
-    """Three clips of two classes, with frames' features or without."""
+    """Three clips of two classes."""
 
     workers, max_queue_size = 1, 10
-
-    def __init__(self, features=None):
-        self._features = features
 
     def __len__(self):
         return 1
 
     def __getitem__(self, batch):
-        classes = np.eye(2)[[0, 1, 1]]
-        if self._features is None:
-            return np.arange(3), classes
-        return np.arange(3), {"classes": classes, "features": self._features}
+        return np.arange(3), np.eye(2)[[0, 1, 1]]
 
 
 def test_the_shares_are_the_batch_and_their_weighted_means_have_its_mean():
@@ -82,19 +76,6 @@ def test_the_shares_are_the_batch_and_their_weighted_means_have_its_mean():
     shares = [WorkerBatches(Batches(), Workers(4, i), weights)[0] for i in range(4)]
     means = [(losses[clips] * share).mean() for clips, _, share in shares]
     assert np.mean(means) == pytest.approx((2 * 1 + 3 * 10 + 3 * 100) / 3)
-
-
-def test_features_go_with_their_clips():
-    features = np.arange(3)[:, None, None] + np.zeros((3, 4, 5))
-    weights = {0: 2.0, 1: 3.0}
-    for index in range(4):  # the last one has no clip of its own, and takes the first
-        workers = Workers(4, index)
-        plain = WorkerBatches(Batches(), workers, weights)[0]
-        clips, targets, share = WorkerBatches(Batches(features), workers, weights)[0]
-        np.testing.assert_array_equal(clips, plain[0])
-        np.testing.assert_array_equal(targets["classes"], plain[1])
-        np.testing.assert_array_equal(share, plain[2])
-        np.testing.assert_array_equal(targets["features"][:, 0, 0], clips)
 
 
 @pytest.mark.parametrize(
