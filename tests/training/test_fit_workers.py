@@ -1,6 +1,7 @@
 """training.fit itself in two processes under TF_CONFIG, against one with the same batches."""
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,33 @@ def test_their_network_is_that_of_one(folder):
     alone, both = (RunDirectory.open(folder / name).load_model() for name in ("alone", "both"))
     for one, other in zip(both.get_weights(), alone.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=TOLERANCE)
+
+
+def train_both(dataset, folder, name, *options):
+    """The figures that the two workers print of their epochs, and the chief's network."""
+    outs = (name, f"{name}-second")
+    ended = run_together([command(dataset, folder, out, *options) for out in outs], folder)
+    assert [status for status, _ in ended] == [0, 0], ended
+    one, other = (re.findall(r"(?:val_)?(?:loss|accuracy): \S+", output) for _, output in ended)
+    assert one == other
+    assert len(one) == 3 * 4
+    assert len({figure for figure in one if figure.startswith("val_loss")}) == 3
+    return RunDirectory.open(folder / name).load_model()
+
+
+def test_lrcn_is_the_same_at_both(dataset, folder):
+    """What of it is no sum of gradients, the workers average every epoch."""
+    size = ("--height", "16", "--width", "16", "--batch-size", "7")
+    network = train_both(dataset, folder, "lrcn", "--model", "lrcn", *size)
+    moved = [weight for weight in network.weights if "moving" in weight.path]
+    assert len(moved) == 8
+    for statistic in moved:
+        assert np.abs(statistic.numpy() - ("variance" in statistic.path)).max() > 0
+
+
+def test_phases_that_train_more_and_more_of_a_network_are_the_same_at_both(dataset, folder):
+    phases = ("--model", "lrcn-efficientnet", "--frozen-epochs", "1")
+    train_both(dataset, folder, "phases", *phases)
 
 
 def test_the_chief_alone_writes(folder):

@@ -38,8 +38,10 @@ from training.learning.batches import ClipBatches
 
 Tensor = Any  # tensorflow ships no types
 
-#: Names of the sums, which every worker must give alike.
-_GROUP_KEY, _GRADIENTS_KEY, _FIGURES_KEY, _FACTS_KEY = 4201, 4202, 4203, 4204
+_GROUP_KEY = 4201
+#: Names of the sums, which every worker must give alike; below _KEYS.
+_GRADIENTS_KEY, _FIGURES_KEY, _FACTS_KEY = range(3)
+_KEYS = 3
 #: So many bytes of a fact's digest are compared.
 _DIGEST_BYTES = 8
 #: What batch normalisation measures on each worker's own clips.
@@ -129,7 +131,9 @@ class Workers:
             input=values,
             group_size=self.count,
             group_key=_GROUP_KEY,
-            instance_key=key,
+            # TensorFlow holds a key to one length. That of the gradients is another in every phase,
+            # and the moving statistics are more than the figures.
+            instance_key=values.shape.num_elements() * _KEYS + key,
             ordering_token=[],
             merge_op=operation,
             final_op="Id",
@@ -198,11 +202,14 @@ def share_gradients(optimizer: type[Any], workers: Workers) -> type[Any]:
         def apply(
             self, grads: Sequence[Tensor], trainable_variables: Sequence[Any] | None = None
         ) -> Any:
-            shapes = [gradient.shape for gradient in grads]
+            # Not the gradients': of a layer that folds time into the batch they are not known
+            # before the step.
+            variables = trainable_variables or self._trainable_variables
+            shapes = [tf.TensorShape(variable.shape) for variable in variables]
+            sizes = [shape.num_elements() for shape in shapes]
             flat = tf.concat([tf.reshape(gradient, [-1]) for gradient in grads], 0)
-            parts = tf.split(
-                workers.average(flat, _GRADIENTS_KEY), [shape.num_elements() for shape in shapes]
-            )
+            flat = tf.ensure_shape(flat, [sum(sizes)])
+            parts = tf.split(workers.average(flat, _GRADIENTS_KEY), sizes)
             means = [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
             return super().apply(means, trainable_variables)
 
