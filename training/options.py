@@ -95,7 +95,7 @@ class FitConfig:
         for fits, wanted in (
             (self.epochs >= 1, "--epochs must be at least 1"),
             (self.batch_size >= 1, "--batch-size must be at least 1"),
-            (0 < self.learning_rate < math.inf, "--learning-rate must be above 0"),
+            (0 < self.learning_rate < math.inf, "--learning-rate must be a number above 0"),
             (self.patience >= 1, "--patience must be at least 1"),
             (
                 shortest >= 1,
@@ -106,7 +106,7 @@ class FitConfig:
                 "--warmup-epochs must be at least 0 and less than the epochs of each phase",
             ),
             (0 <= self.label_smoothing < 1, "--label-smoothing must be at least 0 and less than 1"),
-            (0 <= self.weight_decay < math.inf, "--weight-decay must be at least 0"),
+            (0 <= self.weight_decay < math.inf, "--weight-decay must be a number of at least 0"),
             (self.ema is None or 0 < self.ema < 1, "--ema must be above 0 and less than 1"),
             (
                 self.ema is None or not self.mixed_precision,
