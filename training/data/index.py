@@ -152,14 +152,11 @@ def index_clips(
         raise DataError(f"{folder} is not a folder")
     found = _find_classes(folder)
     warnings: list[str] = []
+    if classes:
+        _check_choice(folder, classes, found)
+    elif len(found) < 2:
+        raise DataError(f"{folder} must hold at least two class folders, it has {len(found)}")
     chosen = tuple(classes) if classes else _default_classes(folder, found, warnings)
-    if len(set(chosen)) < len(chosen):
-        raise OptionError("a class is named twice")
-    unknown = sorted(set(chosen) - set(found))
-    if unknown:
-        raise OptionError(f"{folder} has no folder for the classes {', '.join(unknown)}")
-    if len(chosen) < 2:
-        raise DataError(f"{folder} must hold at least two class folders, it has {len(chosen)}")
     paths: dict[str, list[str]] = {label: [] for label in chosen}
     ignored: list[str] = []
     missing: list[BadFile] = []
@@ -261,6 +258,17 @@ def _find_classes(folder: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _check_choice(folder: Path, chosen: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse classes named by the user that are no choice among those found."""
+    if len(set(chosen)) < len(chosen):
+        raise OptionError("a class is named twice")
+    unknown = sorted(set(chosen) - set(found))
+    if unknown:
+        raise OptionError(f"{folder} has no folder for the classes {', '.join(unknown)}")
+    if len(chosen) < 2:
+        raise OptionError(f"--classes must name at least two classes, not {chosen[0]} alone")
+
+
 def _default_classes(folder: Path, found: tuple[str, ...], warnings: list[str]) -> tuple[str, ...]:
     if not set(PAPER_CLASSES) <= set(found):
         return found
@@ -330,7 +338,8 @@ def _grouped(
     for label, files in paths.items():
         for path in files:
             if table is None:
-                match = _UCF_GROUP.search(path)
+                # The file's name alone: a class may be named walk_g1_slow.
+                match = _UCF_GROUP.search(path.rpartition("/")[2])
                 # Group numbers start anew in every class.
                 clips.append(Clip(path, label, f"{label}_{match[1]}" if match else path))
             elif table.get(path):

@@ -115,6 +115,7 @@ def test_a_table_that_does_not_fit_is_an_error(text, message, tmp_path):
         (["A/one.mp4", "B/readme.txt"], None, "holds no video"),
         (["A/one.mp4", "B/two.mp4"], ["A", "C"], "no folder for the classes C"),
         (["A/one.mp4", "B/two.mp4"], ["A", "B", "A"], "named twice"),
+        (["A/one.mp4", "B/two.mp4"], ["A"], "must name at least two classes, not A alone"),
         (["A/one.mp4", "__MACOSX/two.mp4", ".cache/three.mp4"], None, "at least two class folders"),
     ],
 )
@@ -212,3 +213,12 @@ def test_leaving_out_the_last_clip_of_a_class_is_an_error(tmp_path):
     assert len(index.without([UCF_FILES[0]]).clips) == 2
     with pytest.raises(DataError, match="no usable clip is left of Archery"):
         index.without([UCF_FILES[2]])
+
+
+def test_a_class_named_as_a_group_is_still_many_groups(tmp_path):
+    make_dataset(tmp_path, ["walk_g1_slow/v_g1_a.mp4", "walk_g1_slow/v_g2_a.mp4", "run/v_g1_a.mp4"])
+    assert [clip.group for clip in index_clips(tmp_path).clips] == [
+        "run_g1",
+        "walk_g1_slow_g1",
+        "walk_g1_slow_g2",
+    ]
