@@ -38,7 +38,7 @@ from training.files import ABANDONED_S, write_bytes
 from training.graphs.convert import ExportError, to_onnx
 from training.learning.batches import OrderedBatches
 from training.machine import describe_libraries, describe_machine
-from training.options import NAMES, FitConfig
+from training.options import NAMES, FitConfig, check_apart_from_clips
 from training.results.evaluate import evaluate_probabilities
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
@@ -325,6 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        check_apart_from_clips(options.data, ("publish", "cache"), options)
         run = RunDirectory.open(options.run)
         published = publish_run(
             run,

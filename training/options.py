@@ -318,10 +318,10 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     Raises:
         OptionError: two options do not go together, or a folder cannot be written.
     """
+    _check_names(arguments)
     check_protocol(arguments.split, arguments.split_file)
     _check_writable("--out", arguments.out)
-    if arguments.out.resolve().is_relative_to(arguments.data.resolve()):
-        raise OptionError("--out: choose a folder that is not in that of the clips, --data")
+    check_apart_from_clips(arguments.data, ("out", "cache", "publish"), arguments)
     if arguments.cache:
         _check_writable("--cache", arguments.cache)
         if arguments.cache.resolve().is_relative_to(arguments.out.resolve()):
@@ -332,6 +332,40 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         if not arguments.test:
             raise OptionError("--publish compares on the test clips: it does not go with --no-test")
         _check_writable("--publish", arguments.publish / arguments.model)
+
+
+def check_apart_from_clips(
+    data: Path, options: Sequence[str], arguments: argparse.Namespace
+) -> None:
+    """Refuse to write among the clips: a folder there would be a class to every later training.
+
+    Args:
+        data: the folder of the class folders.
+        options: names of options whose folders are written, where they are given.
+        arguments: has their values.
+
+    Raises:
+        OptionError: one of them is `data` or in it.
+    """
+    for name in options:
+        folder = getattr(arguments, name)
+        if folder and folder.resolve().is_relative_to(data.resolve()):
+            raise OptionError(f"--{name}: choose a folder that is not in that of the clips, --data")
+
+
+def _check_names(arguments: argparse.Namespace) -> None:
+    """Refuse names that reports and records, which are UTF-8, could not tell."""
+    for option, name in (
+        ("--out", str(arguments.out)),
+        ("--data", arguments.data.resolve().name),
+        ("--dataset", arguments.dataset),
+        ("--groups", arguments.groups and arguments.groups.name),
+        ("--split-file", arguments.split_file and arguments.split_file.name),
+    ):
+        try:
+            (name or "").encode()
+        except UnicodeEncodeError as error:
+            raise OptionError(f"{option}: the name is not UTF-8, choose another") from error
 
 
 def _check_writable(option: str, folder: Path) -> None:

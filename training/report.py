@@ -23,6 +23,7 @@ import numpy.typing as npt
 from training.arguments import command_parser
 from training.data.splits import PARTS
 from training.errors import DataError
+from training.options import check_apart_from_clips
 from training.results.footage import inspect_groups, warn_of_groups
 from training.results.measure import measure_run, measured_parts, read_metrics
 from training.results.parts import MEASURED_PARTS, answer, read_part
@@ -346,6 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        if options.data:
+            check_apart_from_clips(options.data, ("cache",), options)
         report = report_anew(options.run, data=options.data, cache=options.cache, test=options.test)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -217,3 +217,9 @@ def test_pictures_from_the_data_set_are_not_published(published):
 def test_a_folder_without_a_manifest_is_an_error_in_words(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert "manifest.json" in capsys.readouterr().err
+
+
+def test_nothing_is_published_among_the_clips(untrained_run, dataset, capsys):
+    assert export(untrained_run, dataset, dataset / "models") == 1
+    assert "--publish: choose a folder that is not in that of the clips" in capsys.readouterr().err
+    assert not (dataset / "models").exists()

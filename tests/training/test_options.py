@@ -198,3 +198,22 @@ def test_a_data_folder_named_by_a_dot_gives_the_data_set_its_name(tmp_path, monk
     monkeypatch.chdir(tmp_path / "Birds")
     chosen = parse_arguments(["--data", ".", "--out", "../run", "--model", "lrcn"])
     assert FitConfig.of_arguments(chosen, ("a", "b"), "commit").dataset == "Birds"
+
+
+@pytest.mark.parametrize("option", ["--out", "--cache", "--publish"])
+def test_nothing_is_written_among_the_clips(dataset, tmp_path, capsys, option):
+    line = ["--data", str(dataset), "--model", "lrcn", "--out", str(tmp_path / "run")]
+    assert main([*line, option, str(dataset / "inside")]) == 2
+    wanted = f"{option}: choose a folder that is not in that of the clips"
+    assert wanted in capsys.readouterr().err
+    assert not (dataset / "inside").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--data", "--dataset", "--groups", "--split-file"])
+def test_a_name_that_is_not_utf_8_is_refused_before_the_training(tmp_path, capsys, option):
+    line = ["--data", str(tmp_path), "--model", "lrcn", "--out", str(tmp_path / "run")]
+    split = ("--split", "file") if option == "--split-file" else ()
+    assert main([*line, *split, option, str(tmp_path / "caf\udce9")]) == 2
+    assert f"{option}: the name is not UTF-8" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

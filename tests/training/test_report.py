@@ -105,3 +105,9 @@ def test_a_run_measured_by_older_code_is_measured_anew(run, dataset, capsys):
 def test_what_is_no_finished_run_is_an_error_in_words(tmp_path, capsys):
     assert main([str(tmp_path)]) == 1
     assert "not a finished run" in capsys.readouterr().err
+
+
+def test_a_cache_among_the_clips_is_refused(run, dataset, capsys):
+    assert main([str(run.path), "--data", str(dataset), "--cache", str(dataset / "cache")]) == 1
+    assert "--cache: choose a folder that is not in that of the clips" in capsys.readouterr().err
+    assert not (dataset / "cache").exists()
