@@ -29,6 +29,7 @@ from training.compare import compare_runs
 from training.data.splits import PARTS
 from training.errors import DataError
 from training.graphs.convert import ExportError
+from training.learning.workers import read_cluster
 from training.machine import describe_machine
 from training.results.parts import MEASURED_PARTS
 from training.results.plots import plot_study
@@ -65,10 +66,15 @@ def run_study(out: Path, frames: Sequence[int], options: Sequence[str]) -> list[
         The rows of `training.compare.compare_runs`, by frames.
 
     Raises:
-        StudyError: `out` holds a study with other options, a run failed, or the data changed
-            between two points.
+        StudyError: `out` holds a study with other options, a run failed, the data changed between
+            two points, or TF_CONFIG names several workers.
         DataError, ExportError: a finished run cannot be compared.
     """
+    if read_cluster(os.environ.get("TF_CONFIG", ""))[0] > 1:
+        raise StudyError(
+            "a study trains alone: unset TF_CONFIG, or train each point by training.fit with "
+            "several workers"
+        )
     _check_options(out, options)
     study = RunDirectory(out)
     points = {count: out / f"frames-{count:02}" for count in sorted(set(frames))}

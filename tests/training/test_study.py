@@ -106,3 +106,12 @@ def test_a_run_that_fails_ends_the_study_and_binds_nothing(tmp_path, capsys):
     assert "nowhere is not a folder" in error
     assert "the run with 2 frames failed" in error
     assert not (tmp_path / "frames/options.json").exists()
+
+
+def test_a_study_by_several_workers_is_refused(dataset, tmp_path, capsys, monkeypatch):
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    assert study(dataset, tmp_path / "frames") == 1
+    assert "a study trains alone: unset TF_CONFIG" in capsys.readouterr().err
+    assert not (tmp_path / "frames").exists()
