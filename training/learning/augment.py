@@ -150,10 +150,12 @@ def add_augmentation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_augmentation(arguments: argparse.Namespace) -> Augmentation:
-    """The augmentation that the command line asks for."""
-    if arguments.no_augment:
-        return NO_AUGMENTATION
-    return Augmentation(
+    """The augmentation that the command line asks for.
+
+    Raises:
+        OptionError: it cannot be; also where --no-augment switches it off.
+    """
+    asked = Augmentation(
         jitter=arguments.jitter,
         flip=not arguments.no_flip,
         no_flip_classes=tuple(arguments.no_flip_classes),
@@ -161,6 +163,10 @@ def read_augmentation(arguments: argparse.Namespace) -> Augmentation:
         brightness=arguments.brightness,
         contrast=arguments.contrast,
     )
+    if not arguments.no_augment:
+        return asked
+    # The classes are kept: a name that is not there is refused whatever is done to the clips.
+    return replace(NO_AUGMENTATION, no_flip_classes=asked.no_flip_classes)
 
 
 def mirror_sensitive(augmentation: Augmentation, classes: Sequence[str]) -> tuple[int, ...]:

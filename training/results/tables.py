@@ -7,12 +7,13 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """The lines of a Markdown table."""
-    return [
-        f"| {' | '.join(header)} |",
-        f"|{'---|' * len(header)}",
-        *(f"| {' | '.join(map(str, row))} |" for row in rows),
-    ]
+    """The lines of a Markdown table; a bar in a cell, as a file's name may have, is escaped."""
+    return [_row(header), f"|{'---|' * len(header)}", *map(_row, rows)]
+
+
+def _row(cells: Sequence[object]) -> str:
+    escaped = (str(cell).replace("|", r"\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"
 
 
 def class_table(per_class: Mapping[str, Mapping[str, Any]], clips: str) -> list[str]:

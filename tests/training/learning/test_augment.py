@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from clip import ClipSpec, read_clip
 from clip.sampling import part_middles
 from tests.drawing import Drawing, read_numbers
-from training.errors import DataError
+from training.errors import DataError, OptionError
 from training.learning.augment import (
     NO_AUGMENTATION,
     Augmentation,
@@ -226,3 +226,18 @@ def test_the_command_line_switches_each_means(line, wanted):
     parser = argparse.ArgumentParser()
     add_augmentation_arguments(parser)
     assert asdict(read_augmentation(parser.parse_args(line.split()))) == asdict(wanted)
+
+
+@pytest.mark.parametrize("option", ["--jitter 2", "--contrast 2", "--least-crop 0"])
+def test_what_cannot_be_is_refused_where_it_is_switched_off_too(option):
+    parser = argparse.ArgumentParser()
+    add_augmentation_arguments(parser)
+    with pytest.raises(OptionError):
+        read_augmentation(parser.parse_args(["--no-augment", *option.split()]))
+
+
+def test_switched_off_it_still_knows_which_classes_were_named():
+    parser = argparse.ArgumentParser()
+    add_augmentation_arguments(parser)
+    read = read_augmentation(parser.parse_args(["--no-augment", "--no-flip-classes", "Nope"]))
+    assert read == replace(NO_AUGMENTATION, no_flip_classes=("Nope",))

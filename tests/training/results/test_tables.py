@@ -1,6 +1,14 @@
 import pytest
 
-from training.results.tables import class_table, confusions, duration, hardware, interval, percent
+from training.results.tables import (
+    class_table,
+    confusions,
+    duration,
+    hardware,
+    interval,
+    percent,
+    table,
+)
 
 
 def test_confusions_are_of_the_true_class_with_the_predicted_most_frequent_first():
@@ -42,3 +50,7 @@ def test_a_run_on_several_machines_names_each():
     assert hardware([one, other]) == "P (1 core), then Q (8 cores) and G"
     assert hardware(one) == "P (1 core)"
     assert hardware(None) == "a machine that was not recorded"
+
+
+def test_a_bar_in_a_name_adds_no_column():
+    assert table(("class", "clips"), [("a|b", 4)])[-1] == r"| a\|b | 4 |"
