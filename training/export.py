@@ -325,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        check_apart_from_clips(options.data, ("publish", "cache"), options)
+        check_apart_from_clips(options, "publish", "cache")
         run = RunDirectory.open(options.run)
         published = publish_run(
             run,

@@ -321,7 +321,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     _check_names(arguments)
     check_protocol(arguments.split, arguments.split_file)
     _check_writable("--out", arguments.out)
-    check_apart_from_clips(arguments.data, ("out", "cache", "publish"), arguments)
+    check_apart_from_clips(arguments, "out", "cache", "publish")
     if arguments.cache:
         _check_writable("--cache", arguments.cache)
         if arguments.cache.resolve().is_relative_to(arguments.out.resolve()):
@@ -334,22 +334,20 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         _check_writable("--publish", arguments.publish / arguments.model)
 
 
-def check_apart_from_clips(
-    data: Path, options: Sequence[str], arguments: argparse.Namespace
-) -> None:
+def check_apart_from_clips(arguments: argparse.Namespace, *options: str) -> None:
     """Refuse to write among the clips: a folder there would be a class to every later training.
 
     Args:
-        data: the folder of the class folders.
-        options: names of options whose folders are written, where they are given.
-        arguments: has their values.
+        arguments: has `data`, the folder of the class folders, and the options.
+        options: names of those whose folders are written, where they are given.
 
     Raises:
         OptionError: one of them is `data` or in it.
     """
+    data = arguments.data.resolve()
     for name in options:
         folder = getattr(arguments, name)
-        if folder and folder.resolve().is_relative_to(data.resolve()):
+        if folder and folder.resolve().is_relative_to(data):
             raise OptionError(f"--{name}: choose a folder that is not in that of the clips, --data")
 
 

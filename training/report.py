@@ -348,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.data:
-            check_apart_from_clips(options.data, ("cache",), options)
+            check_apart_from_clips(options, "cache")
         report = report_anew(options.run, data=options.data, cache=options.cache, test=options.test)
     except (DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
