@@ -230,7 +230,13 @@ def fit(arguments: argparse.Namespace, held: ExitStack) -> None:
     split = (
         selection.split(usable, config.split)
         if selection
-        else split_clips(index, protocol=config.split, seed=config.seed, table=arguments.split_file)
+        else split_clips(
+            index,
+            protocol=config.split,
+            seed=config.seed,
+            fold=config.fold,
+            table=arguments.split_file,
+        )
     )
     warnings = (*index.warnings, *split.warnings)
     if arguments.publish:

@@ -12,7 +12,7 @@ from typing import Any
 
 from clip import ClipSpec, SpecError
 from training.arguments import command_parser
-from training.data.splits import PROTOCOLS, check_protocol
+from training.data.splits import FOLDS, PROTOCOLS, check_protocol
 from training.errors import OptionError
 from training.learning.augment import add_augmentation_arguments, read_augmentation
 from training.learning.pace import MONITORS, SCHEDULES
@@ -58,6 +58,7 @@ class FitConfig:
     test: bool = True
     ema: float | None = None
     refit: bool = False
+    fold: int = 0
 
     @classmethod
     def of_arguments(
@@ -158,6 +159,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         type=Path,
         help="for --split file: TSV with the columns path and part",
+    )
+    data.add_argument(
+        "--fold",
+        metavar="K",
+        type=int,
+        default=0,
+        help=f"for --split group: which of {FOLDS} folds of the clips that are not for testing is "
+        f"for validation, 0 to {FOLDS - 1}",
     )
     data.add_argument("--skip-bad", action="store_true", help="go on without unusable files")
     data.add_argument(
@@ -319,7 +328,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         OptionError: two options do not go together, or a folder cannot be written.
     """
     _check_names(arguments)
-    check_protocol(arguments.split, arguments.split_file)
+    check_protocol(arguments.split, arguments.split_file, arguments.fold)
     _check_writable("--out", arguments.out)
     check_apart_from_clips(arguments, "out", "cache", "publish")
     if arguments.cache:

@@ -78,6 +78,8 @@ def test_the_phases_of_a_pretrained_encoder_can_be_chosen(tmp_path):
         (("--split", "file"), "--split-file"),
         (("--split-file", "parts.tsv"), "--split-file"),
         (("--split", "file", "--split-file", "nowhere.tsv"), "nowhere.tsv is not a file"),
+        (("--fold", "5"), "--fold must be 0 to 4"),
+        (("--split", "random", "--fold", "1"), "--fold goes with --split group"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -5,6 +5,7 @@ validation, stratified by class. Clips cut from one video end up on both sides, 
 how well a network knows footage that it has seen.
 
 `group` takes the same shares, as nearly as whole groups allow: the honest figure for new footage.
+Its validation clips are one of five folds of those that are not for testing.
 
 `file` takes the parts that a table names, for published splits and for comparing runs on the same
 clips. A run's own split.tsv is such a table (a refit's is not: it has no validation clips).
@@ -13,7 +14,7 @@ clips. A run's own split.tsv is such a table (a refit's is not: it has no valida
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,6 +33,7 @@ SHARES = (0.1, 0.4)
 #: A class of which a smaller share is left for training, usually 64 %, is warned of.
 LEAST_TRAINED = 0.4
 
+PROTOCOLS = ("group", "random", "file")
 PARTS = ("train", "validation", "test")
 #: What a class that a split leaves out of a part lacks.
 NEEDED = {
@@ -58,21 +60,26 @@ class Split:
         )
 
 
-def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | None = None) -> Split:
-    """Split by one of `PROTOCOLS`; the same index, protocol, seed and table give the same split.
+def split_clips(
+    index: ClipIndex, *, protocol: str, seed: int, fold: int = 0, table: Path | None = None
+) -> Split:
+    """Split by one of `PROTOCOLS`; the same index and the same arguments give the same split.
 
     Args:
         index: the clips to split.
         protocol: "random", "group" or "file".
         seed: of the random and group splits.
+        fold: for "group": which of the FOLDS folds of the clips that are not for testing is for
+            validation, from 0. The test clips are the same for all.
         table: for "file" alone: see read_split().
 
     Raises:
-        DataError: unknown protocol, a class with too few clips or groups to be in every part, or a
+        OptionError: see check_protocol().
+        DataError: a class with too few clips or groups to be in every part, or a
             table that cannot be followed.
     """
-    check_protocol(protocol, table)
-    split = read_split(index, table) if table else _hold_out(index, protocol, seed)
+    check_protocol(protocol, table, fold)
+    split = read_split(index, table) if table else _hold_out(index, protocol, seed, fold)
     split = replace(split, warnings=(*split.warnings, *warn_of_split(index, protocol, split)))
     for name, part in split.parts.items():
         lacking = sorted(set(index.classes) - {clip.label for clip in part})
@@ -84,11 +91,12 @@ def split_clips(index: ClipIndex, *, protocol: str, seed: int, table: Path | Non
     return split
 
 
-def check_protocol(protocol: str, table: Path | None) -> None:
+def check_protocol(protocol: str, table: Path | None, fold: int = 0) -> None:
     """Refuse what `split_clips` cannot follow, before its clips are known.
 
     Raises:
-        OptionError: no such protocol, one that wants a table or wants none, or no such table.
+        OptionError: no such protocol, one that wants a table or wants none, no such table, no such
+            fold, or a protocol that has none.
     """
     if protocol not in PROTOCOLS:
         raise OptionError(f"split must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
@@ -98,6 +106,10 @@ def check_protocol(protocol: str, table: Path | None) -> None:
         )
     if table is not None and not table.is_file():
         raise OptionError(f"--split-file {table} is not a file")
+    if not 0 <= fold < FOLDS:
+        raise OptionError(f"--fold must be 0 to {FOLDS - 1}")
+    if fold and protocol != "group":
+        raise OptionError("--fold goes with --split group, and only with it")
 
 
 def read_split(index: ClipIndex, table: Path) -> Split:
@@ -185,11 +197,14 @@ def _listed(lines: Sequence[str], most: int = 20) -> str:
 Halves = tuple[tuple[Clip, ...], tuple[Clip, ...]]
 
 
-def _hold_out(index: ClipIndex, protocol: str, seed: int) -> Split:
-    hold_out = _HOLD_OUT[protocol]
+def _hold_out(index: ClipIndex, protocol: str, seed: int, fold: int) -> Split:
     try:
-        rest, test = hold_out(index.clips, seed)
-        train, validation = hold_out(rest, seed)
+        if protocol == "group":
+            rest, test = _fold_groups(index.clips, seed)[0]
+            train, validation = _fold_groups(rest, seed)[fold]
+        else:
+            rest, test = _hold_out_clips(index.clips, seed)
+            train, validation = _hold_out_clips(rest, seed)
     except ValueError as error:
         # In scikit-learn's words n_splits or y are what is wrong.
         raise DataError(
@@ -233,7 +248,8 @@ def _hold_out_clips(clips: Sequence[Clip], seed: int) -> Halves:
     return tuple(rest), tuple(held_out)
 
 
-def _hold_out_groups(clips: Sequence[Clip], seed: int) -> Halves:
+def _fold_groups(clips: Sequence[Clip], seed: int) -> list[Halves]:
+    """The FOLDS ways to hold out a fifth, first those that leave each class in both halves."""
     labels = [clip.label for clip in clips]
     groups = [clip.group for clip in clips]
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
@@ -245,15 +261,6 @@ def _hold_out_groups(clips: Sequence[Clip], seed: int) -> Halves:
             for rest, held_out in folds.split(np.zeros(len(clips)), labels, groups)
         ]
     # With groups of very different sizes the first fold may lack a class that another one has.
-    whole = (
-        pair
-        for pair in halves
-        if all({clip.label for clip in half} == set(labels) for half in pair)
+    return sorted(
+        halves, key=lambda pair: any({clip.label for clip in half} != set(labels) for half in pair)
     )
-    return next(whole, halves[0])
-
-
-_HOLD_OUT: Mapping[str, Callable[[Sequence[Clip], int], Halves]] = MappingProxyType(
-    {"random": _hold_out_clips, "group": _hold_out_groups}
-)
-PROTOCOLS = (*sorted(_HOLD_OUT), "file")

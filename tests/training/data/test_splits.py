@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.data.index import Clip, ClipIndex
-from training.data.splits import PROTOCOLS, read_split, split_clips
-from training.errors import DataError
+from training.data.splits import FOLDS, PROTOCOLS, read_split, split_clips
+from training.errors import DataError, OptionError
 from training.run import RunDirectory
 
 
@@ -90,6 +90,33 @@ def test_few_groups_are_split_without_a_word_of_the_librarys(seed):
 def test_an_unknown_protocol_is_an_error():
     with pytest.raises(DataError, match="must be one of"):
         split_clips(make_index(), protocol="best", seed=0)
+
+
+def test_each_clip_that_is_not_for_testing_is_for_validation_in_one_fold():
+    index = make_index(groups=25)
+    splits = [split_clips(index, protocol="group", seed=1, fold=fold) for fold in range(FOLDS)]
+    assert splits[0] == split_clips(index, protocol="group", seed=1)
+    assert {split.test for split in splits} == {splits[0].test}
+    validated = [clip.path for split in splits for clip in split.validation]
+    assert sorted(validated) == sorted(
+        clip.path for clip in (*splits[0].train, *splits[0].validation)
+    )
+    for split in splits:
+        assert not {clip.group for clip in split.train} & {clip.group for clip in split.validation}
+
+
+def test_folds_that_leave_a_class_out_come_last_and_are_an_error():
+    index = make_uneven({"A": [1] * 30, "B": [1] * 30, "C": [4, 1, 1]})
+    split = split_clips(index, protocol="group", seed=0, fold=0)
+    assert {clip.label for clip in split.validation} == set("ABC")
+    with pytest.raises(DataError, match="leaves no validation clip of C"):
+        split_clips(index, protocol="group", seed=0, fold=FOLDS - 1)
+
+
+@pytest.mark.parametrize(("protocol", "fold"), [("group", FOLDS), ("group", -1), ("random", 1)])
+def test_a_fold_that_cannot_be_is_an_error(protocol, fold):
+    with pytest.raises(OptionError, match="--fold"):
+        split_clips(make_index(), protocol=protocol, seed=0, fold=fold)
 
 
 def write_table(path, rows, header="path\tpart"):
