@@ -11,6 +11,7 @@ import training.data.listing
 import training.download
 import training.export
 import training.fit
+import training.folds
 import training.report
 import training.study
 
@@ -22,9 +23,13 @@ COMMANDS = {
     "training.download": training.download.main,
     "training.export": training.export.main,
     "training.fit": training.fit.main,
+    "training.folds": training.folds.main,
     "training.report": training.report.main,
     "training.study": training.study.main,
 }
+
+#: They hand the options of their runs on to training.fit.
+SERIES = {"training.folds", "training.study"}
 
 
 def options_of(command, capsys):
@@ -39,7 +44,7 @@ def test_every_shown_command_has_the_options_it_is_shown_with(capsys):
     for name, line in shown:
         used = set(re.findall(r"--[a-z][a-z0-9-]+", line))
         known = options_of(COMMANDS[name], capsys)
-        if name == "training.study":  # it hands the options of its runs on
+        if name in SERIES:
             known |= options_of(training.fit.main, capsys)
         assert used <= known, name
 
@@ -60,7 +65,7 @@ def test_every_option_for_data_and_augmentation_is_documented(capsys):
         assert named - set(re.findall(r"--[a-z][a-z0-9-]+", PAGE)) == set()
 
 
-@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"training.study"}))
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - SERIES))
 def test_an_abbreviated_option_is_refused(name, capsys):
     with pytest.raises(SystemExit, match="2"):
         COMMANDS[name](["--hel"])

@@ -288,7 +288,7 @@ def test_the_selecting_run_may_go_once_the_training_has_begun(
 def test_a_study_does_not_take_it(selection, dataset, folder, tmp_path, capsys):
     arguments = ["--frames", "2", "--out", str(tmp_path / "study"), *options(dataset, folder)]
     assert training.study.main([*arguments, "--refit", str(selection.path)]) == 1
-    assert "--refit: the study decides that itself" in capsys.readouterr().err
+    assert "--refit: this command decides that itself" in capsys.readouterr().err
 
 
 def test_begun_without_it_a_run_does_not_go_on_with_it(selection, dataset, folder, capsys):

@@ -67,7 +67,7 @@ def test_finished_points_are_not_run_again(finished, dataset, capsys):
 def test_other_options_do_not_go_into_the_same_study(finished, dataset, capsys):
     before = (finished / "study.md").read_text()
     assert study(dataset, finished, "--seed", "5") == 1
-    assert "holds a study with other options" in capsys.readouterr().err
+    assert "holds runs with other options" in capsys.readouterr().err
     assert (finished / "study.md").read_text() == before
 
 
@@ -81,7 +81,7 @@ def test_points_on_other_clips_are_not_put_beside_each_other(finished, dataset, 
 
 def test_what_the_study_decides_itself_cannot_be_an_option(dataset, tmp_path, capsys):
     assert study(dataset, tmp_path / "frames", "--publish", "models") == 1
-    assert "--publish: the study decides that itself" in capsys.readouterr().err
+    assert "--publish: this command decides that itself" in capsys.readouterr().err
 
 
 def test_an_abbreviation_does_not_go_past_the_study(dataset, tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_a_run_that_fails_ends_the_study_and_binds_nothing(tmp_path, capsys):
     assert study(tmp_path / "nowhere", tmp_path / "frames") == 1
     error = capsys.readouterr().err
     assert "nowhere is not a folder" in error
-    assert "the run with 2 frames failed" in error
+    assert "frames-02 failed" in error
     assert not (tmp_path / "frames/options.json").exists()
 
 
@@ -113,5 +113,5 @@ def test_a_study_by_several_workers_is_refused(dataset, tmp_path, capsys, monkey
     task = {"type": "worker", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
     assert study(dataset, tmp_path / "frames") == 1
-    assert "a study trains alone: unset TF_CONFIG" in capsys.readouterr().err
+    assert "a series of runs trains alone: unset TF_CONFIG" in capsys.readouterr().err
     assert not (tmp_path / "frames").exists()

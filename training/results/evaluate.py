@@ -39,7 +39,7 @@ def evaluate_probabilities(
         groups: (N,), the footage that each clip was cut from, where that is known.
 
     Returns:
-        JSON values: `clips`, `accuracy` (top-1), `accuracy_interval` (see `bootstrap_accuracy`) and
+        JSON values: `clips`, `accuracy` (top-1), `accuracy_interval` (see `bootstrap_mean`) and
         `top3_accuracy`; averaged over the classes without weights (macro) `precision`, `recall` and
         `f1`; `weighted` with the same weighted by each class's clips; `per_class` with the same for
         each and its `clips`; `calibration` (see `measure_calibration`); and `confusion_matrix`,
@@ -53,7 +53,7 @@ def evaluate_probabilities(
     return {
         "clips": len(targets),
         "accuracy": float((predicted == targets).mean()),
-        "accuracy_interval": bootstrap_accuracy(predicted == targets, groups),
+        "accuracy_interval": bootstrap_mean(predicted == targets, groups),
         f"top{TOP}_accuracy": _top_accuracy(probabilities, targets, labels),
         "precision": float(precision.mean()),
         "recall": float(recall.mean()),
@@ -83,10 +83,10 @@ def _top_accuracy(probabilities: Probabilities, targets: Targets, labels: Target
     return float(top_k_accuracy_score(targets, probabilities, k=TOP, labels=labels))
 
 
-def bootstrap_accuracy(
-    correct: npt.NDArray[np.bool_], groups: Sequence[str] | None = None, *, seed: int = 0
+def bootstrap_mean(
+    values: npt.NDArray[Any], groups: Sequence[str] | None = None, *, seed: int = 0
 ) -> dict[str, Any]:
-    """The percentile bootstrap interval of an accuracy (Efron and Tibshirani, 1993).
+    """The percentile bootstrap interval of a mean over clips (Efron and Tibshirani, 1993).
 
     Clips cut from the same footage succeed and fail together: taken for independent they would
     give too narrow an interval. Where groups are known, whole groups are therefore resampled (the
@@ -94,7 +94,8 @@ def bootstrap_accuracy(
     too narrow, and where every clip is right it has no width at all.
 
     Args:
-        correct: (N,), whether each clip was recognised.
+        values: (N,), a number for each clip: of an accuracy whether it was recognised, of the
+            difference of two 1, 0 or -1.
         groups: (N,), the group of each clip; none, or groups of one clip each, resample clips.
         seed: of the resampling.
 
@@ -102,21 +103,21 @@ def bootstrap_accuracy(
         JSON values: `low` and `high`, the `level`, what was resampled (`unit`: "groups" or "clips",
         and how many `units` there are), `resamples` and `seed`.
     """
-    names = np.arange(len(correct)) if groups is None else np.asarray(groups)
+    names = np.arange(len(values)) if groups is None else np.asarray(groups)
     _, unit_of_clip = np.unique(names, return_inverse=True)
-    size, right = np.bincount(unit_of_clip), np.bincount(unit_of_clip, weights=correct)
+    size, total = np.bincount(unit_of_clip), np.bincount(unit_of_clip, weights=values)
     units = len(size)
-    # Units with as many clips, as many of them right, are one kind: how often each kind is drawn in
+    # Units with as many clips and the same total are one kind: how often each kind is drawn in
     # as many draws with replacement as there are units is (RESAMPLES, kinds), which stays small.
-    kinds, counts = np.unique(np.stack([size, right]), axis=1, return_counts=True)
+    kinds, counts = np.unique(np.stack([size, total]), axis=1, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(units, counts / units, RESAMPLES)
-    accuracies = (drawn @ kinds[1]) / (drawn @ kinds[0])
-    low, high = np.quantile(accuracies, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    means = (drawn @ kinds[1]) / (drawn @ kinds[0])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return {
         "low": float(low),
         "high": float(high),
         "level": LEVEL,
-        "unit": "clips" if units == len(correct) else "groups",
+        "unit": "clips" if units == len(values) else "groups",
         "units": units,
         "resamples": RESAMPLES,
         "seed": seed,

@@ -56,6 +56,19 @@ class Predictions:
             probabilities,
         )
 
+    @classmethod
+    def join(cls, parts: Sequence[Predictions]) -> Predictions:
+        """The predictions of several parts, ordered by the clips' paths."""
+        paths = [path for part in parts for path in part.paths]
+        groups = [group for part in parts for group in part.groups]
+        order = sorted(range(len(paths)), key=paths.__getitem__)
+        return cls(
+            tuple(paths[i] for i in order),
+            tuple(groups[i] for i in order),
+            np.concatenate([part.targets for part in parts])[order],
+            np.concatenate([part.probabilities for part in parts])[order],
+        )
+
     @property
     def predicted(self) -> npt.NDArray[np.intp]:
         """(N,), the most probable class of each clip."""

@@ -32,6 +32,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
+def points(share: float) -> str:
+    """A difference of two shares in per cent points with one decimal and its sign."""
+    return f"{100 * share:+.1f}"
+
+
 def interval(bounds: Mapping[str, Any] | None) -> str:
     """An accuracy's interval in per cent, or a dash where none was measured."""
     return f"{bounds['low']:.1%} to {bounds['high']:.1%}" if bounds else "–"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.results.evaluate import (
-    bootstrap_accuracy,
+    bootstrap_mean,
     evaluate_probabilities,
     measure_calibration,
 )
@@ -81,7 +81,7 @@ def test_a_softmax_that_sums_to_a_hair_more_than_1_is_in_the_last_bin():
 
 
 def test_the_interval_holds_the_accuracy_and_narrows_with_more_clips():
-    few, many = (bootstrap_accuracy(np.arange(count) % 4 != 0) for count in (40, 4000))
+    few, many = (bootstrap_mean(np.arange(count) % 4 != 0) for count in (40, 4000))
     for bounds in (few, many):
         assert bounds["low"] < 0.75 < bounds["high"]
         assert (bounds["unit"], bounds["level"]) == ("clips", 0.95)
@@ -93,7 +93,7 @@ def test_the_interval_holds_the_accuracy_and_narrows_with_more_clips():
 def test_clips_that_fail_together_widen_the_interval():
     correct = np.repeat(np.arange(20) % 4 != 0, 10)
     groups = [f"g{i // 10}" for i in range(200)]
-    alone, together = bootstrap_accuracy(correct), bootstrap_accuracy(correct, groups)
+    alone, together = bootstrap_mean(correct), bootstrap_mean(correct, groups)
     assert (together["unit"], together["units"]) == ("groups", 20)
     assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
 
@@ -102,7 +102,7 @@ def test_a_group_counts_by_its_clips():
     """Else the interval would be one of the mean of the groups' accuracies, here one half."""
     correct = np.repeat([True, False], [90, 10])
     groups = [f"right{i // 9}" for i in range(90)] + [f"wrong{i}" for i in range(10)]
-    bounds = bootstrap_accuracy(correct, groups)
+    bounds = bootstrap_mean(correct, groups)
     assert bounds["units"] == 20
     assert 0.7 < bounds["low"] < 0.9 < bounds["high"] < 1
 
@@ -110,12 +110,12 @@ def test_a_group_counts_by_its_clips():
 def test_groups_of_one_clip_each_are_clips():
     correct = np.arange(50) % 3 == 0
     groups = [str(i) for i in range(50)]
-    assert bootstrap_accuracy(correct, groups)["unit"] == "clips"
+    assert bootstrap_mean(correct, groups)["unit"] == "clips"
 
 
 def test_the_interval_follows_the_seed_and_nothing_else():
     correct = np.arange(5001) % 3 == 0
-    first, again, other = (bootstrap_accuracy(correct, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (bootstrap_mean(correct, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["low"] != other["low"]
     assert first["low"] == pytest.approx(other["low"], abs=0.001)
