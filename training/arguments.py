@@ -21,7 +21,7 @@ def command_parser(
 ) -> argparse.ArgumentParser:
     """The parser of `python -m training.<module>`.
 
-    Options must be written out: training.study looks for some of them in the line of another
+    Options must be written out: training.series looks for some of them in the line of another
     command, and an abbreviation would go past it.
     """
     return argparse.ArgumentParser(

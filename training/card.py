@@ -118,12 +118,13 @@ def _data(manifest: ModelManifest) -> list[str]:
     table = training["config"].get("groups")
     selected_by = manifest.metrics.get("selected_by")
     kept = kept_epoch(training["config"], training["best_epoch"], training["epochs_run"])
+    fold = f", fold {chosen}" if (chosen := training["config"].get("fold")) else ""
     told = f", as the table {table} tells them" if table else ""
     lines = [
         "## Data and protocol",
         "",
         f"{training['dataset']}, {len(manifest.classes)} classes, split by `{training['split']}` "
-        f"with seed {training['seed']}: {counts['train']} clips for training, "
+        f"with seed {training['seed']}{fold}: {counts['train']} clips for training, "
         f"{counts['validation']} for validation, {counts['test']} for testing"
         + (
             f" (of {groups['train']}, {groups['validation']} and {groups['test']} groups{told})"
@@ -146,8 +147,10 @@ def _measured(manifest: ModelManifest) -> list[str]:
     rows = [_figures(part, metrics[part]) for part in ("test", "validation") if part in metrics]
     selected_by = metrics.get("selected_by")
     if selected_by:
-        name = "validation, the training that selected the settings"
-        rows.append(_figures(name, selected_by["validation"]))
+        folds = selected_by.get("folds")
+        which = "the cross-validation" if folds else "the training"
+        name = f"validation, {which} that selected the settings"
+        rows.append(_figures(name, folds or selected_by["validation"]))
     lines = ["## Metrics", "", "The test figures are those of this very .onnx file."]
     if other:
         rows.append(_figures(f"test, `{other['split']}` split, another training", other))

@@ -38,6 +38,7 @@ from training.results.tables import (
     hardware,
     interval,
     percent,
+    short_names,
     table,
 )
 from training.run import RunDirectory
@@ -137,7 +138,7 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
         *("CPU ms a clip", "ONNX MB", "kept epoch", "trained", "seed"),
         "clips (train, validation, test)",
     )
-    names = _short_names([row["run"] for row in rows])
+    names = short_names([row["run"] for row in rows])
     lines = table(
         header,
         (
@@ -179,14 +180,6 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], part: str = "test") -> s
             ),
         ]
     )
-
-
-def _short_names(runs: Sequence[str]) -> dict[str, str]:
-    """Each run's last folder, or its whole path where two end alike."""
-    last = [Path(run).name for run in runs]
-    return {
-        run: name if last.count(name) == 1 else run for run, name in zip(runs, last, strict=True)
-    }
 
 
 def _explain_part(rows: Sequence[Mapping[str, Any]], part: str) -> str:

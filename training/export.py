@@ -229,7 +229,7 @@ def _comparison(config: dict[str, Any], other: RunDirectory) -> dict[str, Any]:
     if theirs["split"] == config["split"]:
         raise ExportError(f"{other.path} is under the same split: there is nothing to compare")
     # The split is what is compared, and the test clips were measured in both, sooner or later.
-    own = NAMES | {"split", "test"}
+    own = NAMES | {"split", "fold", "test"}
     # A run of older code had the defaults of what was not an option yet.
     mine, others = ({**FitConfig.defaults(), **options} for options in (config, theirs))
     names = sorted((mine.keys() | others.keys()) - own)

@@ -18,9 +18,10 @@ from training.data.cache import UsableClips, refuse_changed
 from training.data.splits import PARTS, Split, read_split, warn_of_split
 from training.errors import DataError, OptionError
 from training.options import FitConfig
+from training.results.folds import read_folds
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
-from training.run import CONFIG_FILE, SPLIT_FILE, RunDirectory, completed
+from training.run import CONFIG_FILE, SPLIT_FILE, RunDirectory, differing_settings
 
 SELECTION_FILE = "selected_by.json"
 #: Settings in which a refit may differ from the run that selected the others.
@@ -35,8 +36,9 @@ class Selection:
         record: what speaks for the settings, JSON values: `run`, its folder's name, and
             `git_commit`; `counts`, its clips by part; `footage`, see inspect_groups();
             `validation`, its figures at its `best_epoch` of `epochs_run`, by `monitor`; for
-            `last_epoch`, the one that a refit keeps, the figures of history.csv; and whether it
-            was `tested` on the test clips too.
+            `last_epoch`, the one that a refit keeps, the figures of history.csv; for a fold of a
+            cross-validation the figures of all `folds` (training.results.folds); and whether any
+            of these was `tested` on the test clips too.
         parts: the directory whose split.tsv has the parts.
     """
 
@@ -59,26 +61,28 @@ class Selection:
         if begun.get("refit"):
             raise OptionError(f"--refit {path} is a refit itself: name the run that selected")
         now = json.loads(json.dumps(asdict(config)))
-        settings = completed(begun, now)
-        differing = [
-            f"{name} ({json.dumps(settings.get(name))}, now {json.dumps(now.get(name))})"
-            for name in sorted((settings.keys() | now.keys()) - _OWN)
-            if settings.get(name) != now.get(name)
-        ]
+        differing = differing_settings(begun, now, _OWN)
         if differing:
-            raise OptionError(f"--refit {path} had other settings: {', '.join(differing)}")
+            listed = ", ".join(
+                f"{name} ({old}, now {new})" for name, (old, new) in differing.items()
+            )
+            raise OptionError(f"--refit {path} had other settings: {listed}")
         record = {
             "run": path.resolve().name,
             "git_commit": begun["git_commit"],
             "counts": {part: len(run.read_split(part, "path")) for part in PARTS},
             "footage": inspect_groups(run),
-            "monitor": settings["monitor"],
+            "monitor": now["monitor"],
             "best_epoch": metrics["best_epoch"],
             "epochs_run": metrics["epochs_run"],
             "validation": metrics["validation"],
             "last_epoch": {name: values[-1] for name, values in last.items()},
             "tested": "test" in metrics,
         }
+        folds = read_folds(run)
+        if folds:
+            record["folds"] = folds["all"]
+            record["tested"] |= any(row["tested"] for row in folds["folds"])
         return cls(record, run)
 
     @classmethod

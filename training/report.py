@@ -8,7 +8,6 @@ network's answers anew, for a run that an older version of this code measured.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -44,6 +43,7 @@ from training.results.tables import (
     hardware,
     interval,
     kept_epoch,
+    list_settings,
     percent,
     table,
 )
@@ -57,10 +57,6 @@ CONFUSIONS = 8
 UNTESTED = (
     "The test clips were left (--no-test): these are figures to choose settings by, on clips that "
     "picked the epoch too."
-)
-
-_HEADLINE = frozenset(
-    {"model", "dataset", "data", "classes", "clip_spec", "split", "seed", "git_commit"}
 )
 
 
@@ -158,11 +154,6 @@ def _lines(
     answers: Predictions,
 ) -> list[str]:
     measured, spec = metrics[shown], config["clip_spec"]
-    others = ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value)}"
-        for name, value in config.items()
-        if name not in _HEADLINE
-    )
     parts = measured_parts(run, metrics)
     return [
         f"# {config['model']} on {config['dataset']}, {config['split']} split",
@@ -176,7 +167,7 @@ def _lines(
         "",
         f"{len(config['classes'])} classes: {', '.join(config['classes'])}. A clip is "
         f"{spec['frames']} frames of {spec['width']}×{spec['height']}. Seed {config['seed']}, "
-        f"commit {config['git_commit']}. Other settings: {others}.",
+        f"commit {config['git_commit']}. Other settings: {list_settings(config)}.",
         "",
         *_split_lines(run),
         *_warning_lines(run, config, metrics),

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,29 @@ def _git(*words: str) -> str:
     return done.stdout.strip()
 
 
-def completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+def differing_settings(
+    begun: Mapping[str, Any], now: Mapping[str, Any], left_out: Collection[str]
+) -> dict[str, tuple[str, str]]:
+    """In which settings two configurations differ.
+
+    Args:
+        begun: a config.json.
+        now: another configuration, JSON values.
+        left_out: names of settings that may differ.
+
+    Returns:
+        By name, in their order, both values in JSON.
+    """
+    before = _completed(begun, now)
+    after = _completed(now, begun)
+    return {
+        name: (json.dumps(before.get(name)), json.dumps(after.get(name)))
+        for name in sorted((before.keys() | after.keys()) - set(left_out))
+        if before.get(name) != after.get(name)
+    }
+
+
+def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that an older version of this code began, with what it did not write.
 
     Args:
@@ -184,7 +206,7 @@ class RunDirectory:
 
     def _hold_to(self, config: Mapping[str, Any]) -> None:
         now = {**FitConfig.defaults(), **json.loads(json.dumps(config))}
-        begun = completed(self.read_json(CONFIG_FILE), now)
+        begun = _completed(self.read_json(CONFIG_FILE), now)
         now["git_commit"] = begun.get("git_commit")
         self._refuse_difference(
             CONFIG_FILE,
@@ -236,13 +258,21 @@ class RunDirectory:
         rows = read_rows(self.path / HISTORY_FILE, ",")
         return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
-    def has_other_clips(self, other: RunDirectory, part: str) -> bool:
-        """Whether a part has other clips than another run's, or other files under their names.
+    def has_other_clips(self, other: RunDirectory, *parts: str) -> bool:
+        """Whether parts have other clips than another run's, or other files under their names.
+
+        Of several parts it does not matter which of them a clip is in.
 
         An older version of this code did not keep what tells the files.
         """
         mine, theirs = (
-            dict(zip(run.read_split(part, "path"), run.read_split(part, "sha256"), strict=True))
+            dict(
+                pair
+                for part in parts
+                for pair in zip(
+                    run.read_split(part, "path"), run.read_split(part, "sha256"), strict=True
+                )
+            )
             for run in (self, other)
         )
         return mine.keys() != theirs.keys() or any(

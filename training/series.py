@@ -1,21 +1,21 @@
 """A series of runs that differ in one option, made one after another by `training.fit`.
 
 Ended at any moment, the same command goes on: finished runs stay, one that was under way is taken
-up. `options.json` in the series' directory holds every start to the options of the first.
+up. Other options than a run began with are refused, finished or not.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from training import fit
 from training.learning.workers import read_cluster
-from training.run import MODEL_FILE, RunDirectory
+from training.options import FitConfig, parse_arguments
+from training.run import MODEL_FILE, RunDirectory, current_commit, default_cache
 
-#: The series' own record of the options of its runs.
-OPTIONS_FILE = "options.json"
 #: What every series decides for its runs.
 _DECIDED = frozenset({"--out", "--publish", "--refit", "--resume"})
 
@@ -38,45 +38,43 @@ def train_series(
             decides.
 
     Returns:
-        The finished runs by their names.
+        The finished runs by their names, in the order of `own`.
 
     Raises:
-        SeriesError: `out` holds a series with other options, a run failed, or TF_CONFIG names
-            several workers.
+        SeriesError: an option that is decided here, a run failed, or TF_CONFIG names several
+            workers.
+        OptionError: a finished run has other options, or TF_CONFIG cannot be read.
     """
     if read_cluster(os.environ.get("TF_CONFIG", ""))[0] > 1:
         raise SeriesError(
             "a series of runs trains alone: unset TF_CONFIG, or train each run by training.fit "
             "with several workers"
         )
-    _check_options(out, options, _DECIDED | set(decided))
-    series = RunDirectory(out)
+    refused = [option for option in options if option.split("=")[0] in _DECIDED | set(decided)]
+    if refused:
+        raise SeriesError(f"{', '.join(refused)}: this command decides that itself")
+    runs = {}
     for name, extra in own.items():
         path = out / name
+        # One cache for all, beside the series as beside a run.
+        line = ["--cache", str(default_cache(out)), *options, *extra, "--out", str(path)]
         if _is_finished(path):
+            _hold_to(path, line)
             print(f"{name}: finished before", flush=True)
-            continue
-        print(f"{name}: {path}", flush=True)
-        if fit.main([*options, *extra, "--out", str(path), "--resume"]):
-            raise SeriesError(f"{name} failed, see above; the same command goes on with it")
-        # Not before: a first start with a wrong option must not bind the second.
-        series.write_json(OPTIONS_FILE, list(options))
-    return {name: RunDirectory.open(out / name) for name in own}
+        else:
+            print(f"{name}: {path}", flush=True)
+            if fit.main([*line, "--resume"]):
+                raise SeriesError(f"{name} failed, see above; the same command goes on with it")
+        runs[name] = RunDirectory.open(path)
+    return runs
 
 
-def _check_options(out: Path, options: Sequence[str], decided: Collection[str]) -> None:
-    """Hold every start of a series to the options of the first, so that its runs compare."""
-    own = [option for option in options if option.split("=")[0] in decided]
-    if own:
-        raise SeriesError(f"{', '.join(own)}: this command decides that itself")
-    if not (out / OPTIONS_FILE).exists():
-        return
-    before = RunDirectory(out).read_json(OPTIONS_FILE)
-    if before != list(options):
-        raise SeriesError(
-            f"{out} holds runs with other options ({' '.join(before)}): name the same, or "
-            "choose another --out"
-        )
+def _hold_to(path: Path, line: Sequence[str]) -> None:
+    """Refuse other options than those that a finished run began with."""
+    run, arguments = RunDirectory(path), parse_arguments(line)
+    # By default they depend on the data, which need not be there any more.
+    classes = arguments.classes or run.read_json("config.json")["classes"]
+    run.fix_config(asdict(FitConfig.of_arguments(arguments, classes, current_commit())))
 
 
 def _is_finished(path: Path) -> bool:

@@ -25,7 +25,7 @@ import onnxruntime
 from training.arguments import command_parser
 from training.compare import compare_runs
 from training.data.splits import PARTS
-from training.errors import DataError
+from training.errors import DataError, OptionError
 from training.graphs.convert import ExportError
 from training.machine import describe_machine
 from training.results.parts import MEASURED_PARTS
@@ -55,7 +55,7 @@ def run_study(out: Path, frames: Sequence[int], options: Sequence[str]) -> list[
         The rows of `training.compare.compare_runs`, by frames.
 
     Raises:
-        SeriesError: see train_series(); or the data changed between two points.
+        SeriesError, OptionError: see train_series(); or the data changed between two points.
         DataError, ExportError: a finished run cannot be compared.
     """
     own = {f"frames-{count:02}": ("--frames", str(count)) for count in sorted(set(frames))}
@@ -125,7 +125,10 @@ def _write_table(rows: Sequence[Mapping[str, Any]], title: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 on success, 1 with a message on standard error."""
+    """Run the command; 0 on success, 1 or 2 with a message on standard error.
+
+    2 is for the command line, as with training.fit, 1 for all else.
+    """
     parser = command_parser(
         "study",
         "Train a network on several numbers of frames: accuracy and cost against them.",
@@ -140,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run_study(own.out, own.frames, options)
     except (SeriesError, DataError, ExportError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, OptionError) else 1
     print((own.out / "study.md").read_text(encoding="utf-8"))
     return 0
 

@@ -24,7 +24,7 @@ _COLUMNS = ("part", "path", "class", "group", "predicted")
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """A network's answers for the clips of one part of a split, in the order of split.tsv.
+    """Networks' answers for clips: of one part of a split in the order of split.tsv.
 
     Attributes:
         paths, groups: (N,), of each clip.

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+_HEADLINE = frozenset(
+    {"model", "dataset", "data", "classes", "clip_spec", "split", "seed", "git_commit"}
+)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -33,8 +39,26 @@ def percent(share: float | None) -> str:
 
 
 def points(share: float) -> str:
-    """A difference of two shares in per cent points with one decimal and its sign."""
-    return f"{100 * share:+.1f}"
+    """A difference of two shares in percentage points with one decimal and its sign."""
+    return f"{100 * share:+z.1f}"
+
+
+def list_settings(config: Mapping[str, Any]) -> str:
+    """A run's settings, but for what a report says in other words."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in config.items()
+        if name not in _HEADLINE and (name != "fold" or config["split"] == "group")
+    )
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Each path's last folder, or all of it where two end alike."""
+    last = [Path(path).name for path in paths]
+    return {
+        path: name if last.count(name) == 1 else path
+        for path, name in zip(paths, last, strict=True)
+    }
 
 
 def interval(bounds: Mapping[str, Any] | None) -> str:
@@ -108,17 +132,29 @@ def explain_selection(selected_by: Mapping[str, Any]) -> str:
     counts, validation = selected_by["counts"], selected_by["validation"]
     best, run = selected_by["best_epoch"], selected_by["epochs_run"]
     last = percent(selected_by["last_epoch"]["val_accuracy"])
+    folds = selected_by.get("folds")
+    if folds:
+        found = (
+            f"by a cross-validation, in which {folds['clips']} clips were for validation once "
+            f"each, in one of several trainings: {percent(folds['accuracy'])} of them were right "
+            f"({interval(folds['accuracy_interval'])}) at the best epochs by "
+            f"{_monitor(selected_by)}, and {percent(folds['last_epoch_accuracy'])} at the last"
+        )
+    else:
+        found = (
+            f"in a training on {counts['train']} clips by its accuracy on {counts['validation']} "
+            f"validation clips: {percent(validation['accuracy'])} "
+            f"({interval(validation['accuracy_interval'])}) at epoch {best} of {run}, the best by "
+            f"{_monitor(selected_by)}{'' if best == run else f', and {last} at the last'}"
+        )
     explained = (
-        f"The settings were selected in a training on {counts['train']} clips by its accuracy on "
-        f"{counts['validation']} validation clips: {percent(validation['accuracy'])} "
-        f"({interval(validation['accuracy_interval'])}) at epoch {best} of {run}, the best by "
-        f"{_monitor(selected_by)}{'' if best == run else f', and {last} at the last'}. Figures of "
-        "clips that selected are somewhat too good. This network was trained anew on "
-        f"all {counts['train'] + counts['validation']}."
+        f"The settings were selected {found}. Figures of clips that selected are somewhat too "
+        f"good. This network was trained anew on all {counts['train'] + counts['validation']}."
     )
     if selected_by["tested"]:
+        which = "One of these trainings" if folds else "That training"
         explained += (
-            " That training had been measured on the test clips too, before this one began: they "
+            f" {which} had been measured on the test clips too, before this one began: they "
             "may have influenced the choice."
         )
     return explained
