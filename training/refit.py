@@ -18,7 +18,7 @@ from training.data.cache import UsableClips, refuse_changed
 from training.data.splits import PARTS, Split, read_split, warn_of_split
 from training.errors import DataError, OptionError
 from training.options import FitConfig
-from training.results.folds import read_folds
+from training.results.folds import is_fold, measure_folds
 from training.results.footage import inspect_groups
 from training.results.measure import read_metrics
 from training.run import CONFIG_FILE, SPLIT_FILE, RunDirectory, differing_settings
@@ -50,7 +50,8 @@ class Selection:
         """Take up the run that `--refit` names.
 
         Raises:
-            OptionError: it is not finished, is a refit itself, or has other settings.
+            OptionError: it is not finished, is a refit itself, or has other settings; or it is of
+                a cross-validation whose folds cannot be put together any more.
         """
         try:
             run = RunDirectory.open(path)
@@ -79,7 +80,10 @@ class Selection:
             "last_epoch": {name: values[-1] for name, values in last.items()},
             "tested": "test" in metrics,
         }
-        folds = read_folds(run)
+        try:
+            folds = measure_folds(path.parent) if is_fold(run) else None
+        except DataError as error:
+            raise OptionError(f"--refit: {error}") from error
         if folds:
             record["folds"] = folds["all"]
             record["tested"] |= any(row["tested"] for row in folds["folds"])

@@ -86,7 +86,7 @@ def _completed(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, An
     """
     known = {**FitConfig.defaults(), **begun}
     phases = known.get("phases", ())
-    if not phases or len(phases) != len(now["phases"]):
+    if not phases or len(phases) != len(now.get("phases", ())):
         return known
     whole = [{**new, **old} for old, new in zip(phases, now["phases"], strict=True)]
     return {**known, "phases": whole}

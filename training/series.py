@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from training import fit
+from training.errors import OptionError
 from training.learning.workers import read_cluster
 from training.options import FitConfig, parse_arguments
-from training.run import MODEL_FILE, RunDirectory, current_commit, default_cache
+from training.run import CONFIG_FILE, MODEL_FILE, RunDirectory, current_commit, default_cache
 
 #: What every series decides for its runs.
 _DECIDED = frozenset({"--out", "--publish", "--refit", "--resume"})
@@ -41,39 +42,44 @@ def train_series(
         The finished runs by their names, in the order of `own`.
 
     Raises:
-        SeriesError: an option that is decided here, a run failed, or TF_CONFIG names several
-            workers.
-        OptionError: a finished run has other options, or TF_CONFIG cannot be read.
+        SeriesError: a run failed.
+        OptionError: an option cannot be or is decided here, a run was begun with others, or
+            TF_CONFIG names several workers or cannot be read.
     """
     if read_cluster(os.environ.get("TF_CONFIG", ""))[0] > 1:
-        raise SeriesError(
+        raise OptionError(
             "a series of runs trains alone: unset TF_CONFIG, or train each run by training.fit "
             "with several workers"
         )
     refused = [option for option in options if option.split("=")[0] in _DECIDED | set(decided)]
     if refused:
-        raise SeriesError(f"{', '.join(refused)}: this command decides that itself")
-    runs = {}
-    for name, extra in own.items():
-        path = out / name
-        # One cache for all, beside the series as beside a run.
-        line = ["--cache", str(default_cache(out)), *options, *extra, "--out", str(path)]
-        if _is_finished(path):
-            _hold_to(path, line)
+        raise OptionError(f"{', '.join(refused)}: this command decides that itself")
+    # One cache for all, beside the series as beside a run.
+    lines = {
+        name: ["--cache", str(default_cache(out)), *options, *extra, "--out", str(out / name)]
+        for name, extra in own.items()
+    }
+    for name, line in lines.items():  # all of them, before one is trained for nothing
+        if (out / name / CONFIG_FILE).exists():
+            _hold_to(out / name, line)
+    for name, line in lines.items():
+        if _is_finished(out / name):
             print(f"{name}: finished before", flush=True)
-        else:
-            print(f"{name}: {path}", flush=True)
-            if fit.main([*line, "--resume"]):
-                raise SeriesError(f"{name} failed, see above; the same command goes on with it")
-        runs[name] = RunDirectory.open(path)
-    return runs
+            continue
+        print(f"{name}: {out / name}", flush=True)
+        status = fit.main([*line, "--resume"])
+        if status == 2:
+            raise OptionError(f"{name} cannot be trained so, see above")
+        if status:
+            raise SeriesError(f"{name} failed, see above; the same command goes on with it")
+    return {name: RunDirectory.open(out / name) for name in own}
 
 
 def _hold_to(path: Path, line: Sequence[str]) -> None:
-    """Refuse other options than those that a finished run began with."""
+    """Refuse other options than those that a run began with."""
     run, arguments = RunDirectory(path), parse_arguments(line)
     # By default they depend on the data, which need not be there any more.
-    classes = arguments.classes or run.read_json("config.json")["classes"]
+    classes = arguments.classes or run.read_json(CONFIG_FILE)["classes"]
     run.fix_config(asdict(FitConfig.of_arguments(arguments, classes, current_commit())))
 
 

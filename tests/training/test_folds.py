@@ -6,6 +6,7 @@ import pytest
 
 import training.fit
 from tests.training.plain_clips import write_plain_dataset
+from training import report
 from training.errors import DataError
 from training.folds import main
 from training.results.folds import measure_folds
@@ -176,6 +177,17 @@ def test_finished_folds_are_held_to_their_options(option, finished, dataset, cap
     assert (finished / "folds.md").read_text() == before
 
 
+def test_other_options_are_refused_before_a_fold_is_trained_with_them(
+    finished, dataset, tmp_path, capsys
+):
+    out = shutil.copytree(finished, tmp_path / "half")
+    for name in NAMES[3:]:
+        shutil.rmtree(out / name)
+    assert folds(dataset, out, "--seed", "5") == 2
+    assert "fold-2 cannot be resumed, its config.json would be another" in capsys.readouterr().err
+    assert not (out / "fold-4").exists()
+
+
 def test_folds_with_other_settings_are_not_put_together(finished, tmp_path):
     out = shutil.copytree(finished, tmp_path / "other")
     replace_in(out / "fold-3/config.json", '"batch_size": 16', '"batch_size": 8')
@@ -203,21 +215,48 @@ def test_a_data_set_with_too_few_groups_is_refused_before_a_fold_is_trained(
     assert not list(out.glob("fold-*/model.keras"))
 
 
-def test_a_refit_tells_of_all_folds(finished, dataset, tmp_path, capsys):
-    chosen = shutil.copytree(finished, tmp_path / "chosen")
+REFIT = (
+    *("--model", "lrcn", "--frames", "2", "--epochs", "2", "--batch-size", "16", "--no-augment"),
+    *("--schedule", "cosine"),
+)
+
+
+@pytest.fixture
+def chosen(finished, tmp_path):
+    """A cross-validation whose settings a refit can have."""
+    out = shutil.copytree(finished, tmp_path / "chosen")
+    change_config(out, schedule="cosine", patience=15)
+    return out
+
+
+def refit(dataset, chosen, out):
+    options = ("--data", str(dataset), "--refit", str(chosen / "fold-0"), "--out", str(out))
+    return training.fit.main([*options, *REFIT])
+
+
+def test_a_refit_tells_of_all_folds(chosen, dataset, tmp_path):
     whole = json.loads((chosen / "folds.json").read_text())["all"]
-    change_config(chosen, schedule="cosine", patience=15)
-    options = ("--data", str(dataset), "--model", "lrcn", "--frames", "2", "--epochs", "2")
-    more = ("--batch-size", "16", "--no-augment", "--schedule", "cosine")
-    out = tmp_path / "refit"
-    refit = ("--refit", str(chosen / "fold-0"), "--out", str(out))
-    assert training.fit.main([*options, *more, *refit]) == 0
-    record = json.loads((out / "metrics.json").read_text())["selected_by"]
+    assert refit(dataset, chosen, tmp_path / "refit") == 0
+    record = json.loads((tmp_path / "refit/metrics.json").read_text())["selected_by"]
     assert record["folds"] == whole
     assert not record["tested"]
-    text = (out / "report.md").read_text()
+    text = (tmp_path / "refit/report.md").read_text()
     assert f"{whole['clips']} clips were for validation once each" in text
     assert f"{whole['accuracy']:.1%} of them were right" in text
+
+
+def test_a_refit_tells_that_another_fold_was_tested(chosen, dataset, tmp_path):
+    tested = chosen / "fold-3"
+    assert report.main([str(tested), "--data", str(dataset), "--test"]) == 0
+    assert refit(dataset, chosen, tmp_path / "refit") == 0
+    record = json.loads((tmp_path / "refit/metrics.json").read_text())["selected_by"]
+    assert record["tested"]
+
+
+def test_a_refit_of_folds_of_which_one_is_gone_is_refused(chosen, dataset, tmp_path, capsys):
+    shutil.rmtree(chosen / "fold-2")
+    assert refit(dataset, chosen, tmp_path / "refit") == 2
+    assert "--refit: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -225,7 +264,7 @@ def test_a_refit_tells_of_all_folds(finished, dataset, tmp_path, capsys):
     ["--fold=1", "--split=random", "--split-file=parts.tsv", "--no-test", "--publish=models"],
 )
 def test_what_the_command_decides_itself_cannot_be_an_option(option, dataset, tmp_path, capsys):
-    assert folds(dataset, tmp_path / "folds", option) == 1
+    assert folds(dataset, tmp_path / "folds", option) == 2
     assert f"{option}: this command decides that itself" in capsys.readouterr().err
 
 

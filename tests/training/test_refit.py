@@ -257,6 +257,22 @@ def test_the_card_says_what_speaks_against_the_selection(refit, dataset, folder,
     assert "Of the training that selected: 2 groups" in card
 
 
+def test_the_card_of_a_fold_that_was_refit_tells_of_all_folds(refit, dataset, folder, tmp_path):
+    run = RunDirectory.open(shutil.copytree(refit.path, tmp_path / "run"))
+    metrics = run.read_json("metrics.json")
+    whole = {**metrics["selected_by"]["validation"], "clips": 36, "accuracy": 0.75}
+    metrics["selected_by"]["folds"] = {**whole, "last_epoch_accuracy": 0.625}
+    metrics["selected_by"]["tested"] = True
+    run.write_json("metrics.json", metrics)
+    arguments = [str(run.path), "--data", str(dataset), "--publish", str(tmp_path / "models")]
+    assert training.export.main([*arguments, "--cache", str(folder / "cache")]) == 0
+    card = (tmp_path / "models/lrcn/1/card.md").read_text()
+    assert "| validation, the cross-validation that selected the settings | 36 | 75.0% |" in card
+    assert "36 clips were for validation once each, in one of several trainings: 75.0%" in card
+    assert "and 62.5% at the last" in card
+    assert "One of these trainings had been measured on the test clips too" in card
+
+
 def test_the_selecting_run_may_go_once_the_training_has_begun(
     selection, refit, dataset, folder, tmp_path, monkeypatch, capsys
 ):
@@ -287,7 +303,7 @@ def test_the_selecting_run_may_go_once_the_training_has_begun(
 
 def test_a_study_does_not_take_it(selection, dataset, folder, tmp_path, capsys):
     arguments = ["--frames", "2", "--out", str(tmp_path / "study"), *options(dataset, folder)]
-    assert training.study.main([*arguments, "--refit", str(selection.path)]) == 1
+    assert training.study.main([*arguments, "--refit", str(selection.path)]) == 2
     assert "--refit: this command decides that itself" in capsys.readouterr().err
 
 

@@ -80,7 +80,7 @@ def test_points_on_other_clips_are_not_put_beside_each_other(finished, dataset, 
 
 
 def test_what_the_study_decides_itself_cannot_be_an_option(dataset, tmp_path, capsys):
-    assert study(dataset, tmp_path / "frames", "--publish", "models") == 1
+    assert study(dataset, tmp_path / "frames", "--publish", "models") == 2
     assert "--publish: this command decides that itself" in capsys.readouterr().err
 
 
@@ -112,6 +112,6 @@ def test_a_study_by_several_workers_is_refused(dataset, tmp_path, capsys, monkey
     cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
     task = {"type": "worker", "index": 0}
     monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
-    assert study(dataset, tmp_path / "frames") == 1
+    assert study(dataset, tmp_path / "frames") == 2
     assert "a series of runs trains alone: unset TF_CONFIG" in capsys.readouterr().err
     assert not (tmp_path / "frames").exists()

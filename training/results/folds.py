@@ -92,13 +92,10 @@ def measure_folds(path: Path, against: Sequence[Path] = ()) -> dict[str, Any]:
     }
 
 
-def read_folds(run: RunDirectory) -> dict[str, Any] | None:
-    """What a cross-validation that a run is a fold of was measured to be, None if it is of none."""
+def is_fold(run: RunDirectory) -> bool:
+    """Whether a run is a fold of a cross-validation that was measured."""
     path = run.path.resolve()
-    if path.name not in FOLD_NAMES or not (path.parent / FOLDS_FILE).exists():
-        return None
-    found: dict[str, Any] = RunDirectory(path.parent).read_json(FOLDS_FILE)
-    return found
+    return path.name in FOLD_NAMES and (path.parent / FOLDS_FILE).exists()
 
 
 def _has_other_clips(run: RunDirectory, first: RunDirectory) -> bool:
@@ -149,9 +146,11 @@ def _compare(
     right, other = (of.predicted == of.targets for of in (here, there))
     last = _last_accuracy([_row(run) for run in others])
     begun, now = (of[0].read_json("config.json") for of in (others, runs))
+    # Another commit may be another training.
+    left_out = (NAMES - {"git_commit"}) | {"fold", "test"}
     return {
         "run": str(path.resolve()),
-        "settings": differing_settings(begun, now, NAMES | {"fold", "test"}),
+        "settings": differing_settings(begun, now, left_out),
         "accuracy": float(other.mean()),
         "difference": float(right.mean() - other.mean()),
         "interval": bootstrap_mean(right.astype(np.intp) - other, here.groups),
